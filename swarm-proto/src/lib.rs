@@ -3,4 +3,21 @@
 //! Pure by construction: no clock, file, socket, environment or global randomness is reachable from here (`clippy.toml`
 //! and `tests/it/purity.rs` see to it). Time comes in as [`time::Now`], randomness as `&mut impl CryptoRng` or a seed.
 
+pub mod bitmap;
+pub mod call;
+pub mod catalog;
+pub mod code;
+pub mod geometry;
+pub mod id;
+pub mod invalid;
+pub mod licence;
+pub mod limit;
+pub mod manifest;
+pub mod membership;
 pub mod pb;
+pub mod seal;
+pub mod signed;
+pub mod ticket;
+pub mod time;
+pub mod wire;
+pub mod wrap;
