@@ -10,6 +10,7 @@ pub mod code;
 pub mod geometry;
 pub mod id;
 pub mod invalid;
+pub mod keyserver;
 pub mod licence;
 pub mod limit;
 pub mod manifest;

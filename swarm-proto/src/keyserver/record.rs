@@ -1,0 +1,332 @@
+//! What the journal says: one record for each thing that has happened, and never a secret.
+//!
+//! A record is a fact, complete in itself: applying the records in order to an empty ledger gives the ledger. Codes of
+//! passes and names of webhook events appear as keyed hashes or plain hashes, content keys as sealed by the vault.
+//! Names of kinds and fields are never reused for another meaning; a reader that meets a kind it does not know stops.
+
+mod form;
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::catalog::{Money, Offer, OfferId, Policy};
+use crate::id::{AccountId, DeviceId, ItemId, OrderId, PublisherId, TitleId};
+use crate::invalid::Invalid;
+use crate::seal::KeyCommitment;
+use crate::time::Utc;
+
+/// Something that has happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Record {
+    /// The operator lets a publisher deposit keys.
+    PublisherAdmitted {
+        /// Who.
+        publisher: PublisherId,
+        /// What people call it.
+        name: String,
+    },
+    /// A publisher has deposited the key of an item.
+    KeyDeposited {
+        /// The sealed file the key opens.
+        item: ItemId,
+        /// Whose item it is.
+        publisher: PublisherId,
+        /// The title it belongs to.
+        title: TitleId,
+        /// What the key must hash to.
+        #[serde(with = "form::commitment")]
+        commitment: KeyCommitment,
+        /// How many spans the item has.
+        n_spans: u32,
+        /// What the publisher says about buying it.
+        terms: Terms,
+        /// The key, as only the vault can open it.
+        key: SealedKey,
+    },
+    /// A publisher has published a later version of the entry of an item: other offers, or none.
+    TermsChanged {
+        /// Whose offers.
+        item: ItemId,
+        /// From now on.
+        terms: Terms,
+    },
+    /// A customer has ordered.
+    OrderCreated {
+        /// The new order.
+        order: OrderId,
+        /// Whose it is.
+        account: AccountId,
+        /// Made by the client before it asked.
+        idempotency_key: IdempotencyKey,
+        /// What was bought.
+        item: ItemId,
+        /// Which offer it was bought under.
+        #[serde(with = "form::offer_id")]
+        offer: OfferId,
+        /// What it costs, as offered at that moment.
+        #[serde(with = "form::money")]
+        price: Money,
+        /// Which clocks it buys, as offered at that moment.
+        #[serde(with = "form::policy")]
+        policy: Policy,
+    },
+    /// The operator has sold a pass.
+    PassCreated {
+        /// Keyed hash of its code.
+        pass: PassId,
+        /// How many credits it holds.
+        credits: u32,
+        /// Worth nothing from here on.
+        expires: Utc,
+    },
+    /// A pass has paid an order.
+    PassRedeemed {
+        /// Which order.
+        order: OrderId,
+        /// With which pass.
+        pass: PassId,
+        /// For how many credits.
+        credits: u32,
+    },
+    /// A till says that money for an order has arrived.
+    PaymentReceived {
+        /// Which order.
+        order: OrderId,
+        /// Which message of the till said so.
+        event: EventId,
+    },
+    /// Money went back. Credits of a pass return to the pass.
+    OrderRefunded {
+        /// Which order.
+        order: OrderId,
+        /// On whose word.
+        by: RefundedBy,
+    },
+    /// A key has been released to a device for the first time.
+    Granted {
+        /// Under which order.
+        order: OrderId,
+        /// To which device.
+        device: DeviceId,
+        /// Number of its licence.
+        serial: u64,
+    },
+    /// The licence of a grant has been issued anew.
+    LicenceRenewed {
+        /// Under which order.
+        order: OrderId,
+        /// For which device.
+        device: DeviceId,
+    },
+}
+
+/// What a publisher says about buying an item, as in its latest catalog entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Terms {
+    /// Version of the catalog entry.
+    pub version: u64,
+    /// What can be bought; none while the title is withdrawn.
+    #[serde(with = "form::offers")]
+    pub offers: Vec<Offer>,
+}
+
+impl Terms {
+    /// The offer of this name.
+    pub fn offer(&self, id: &str) -> Option<&Offer> {
+        self.offers.iter().find(|offer| offer.id.as_str() == id)
+    }
+}
+
+/// On whose word an order was refunded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum RefundedBy {
+    /// The operator's, for this reason.
+    Operator(Reason),
+    /// A till's, in this message.
+    Till(EventId),
+}
+
+macro_rules! hash_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Hex<32>);
+
+        impl $name {
+            /// Wraps a hash.
+            pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+                Self(Hex(bytes))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({}…)", stringify!($name), &self.0.to_string()[..8])
+            }
+        }
+    };
+}
+
+hash_id!(
+    /// A pass: the keyed hash of its code. Without the key, the code cannot be found by trying.
+    PassId
+);
+hash_id!(
+    /// A message of a till: the hash of its webhook id.
+    EventId
+);
+
+/// A content key sealed by the vault: a nonce of 24 bytes, 32 bytes of ciphertext and a tag of 16.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SealedKey(Hex<{ SealedKey::LEN }>);
+
+impl SealedKey {
+    /// Bytes in one.
+    pub const LEN: usize = 72;
+
+    /// Wraps what the vault made.
+    pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        Self(Hex(bytes))
+    }
+
+    /// For the vault to open.
+    pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0.0
+    }
+}
+
+impl fmt::Debug for SealedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SealedKey")
+    }
+}
+
+/// The name a client has given to one purchase before asking for it: 16 to 64 visible ASCII characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct IdempotencyKey(String);
+
+impl IdempotencyKey {
+    /// Checks a key.
+    pub fn new(text: &str) -> Result<Self, Invalid> {
+        let fits = (16..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        match fits {
+            true => Ok(Self(text.to_owned())),
+            false => Err(Invalid::new("idempotency_key", "must be 16 to 64 visible ASCII characters")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for IdempotencyKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+/// Why the operator did something, in words: 1 to 200 bytes on one line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Reason(String);
+
+impl Reason {
+    /// Longest reason, in bytes.
+    pub const MAX_LEN: usize = 200;
+
+    /// Checks a reason.
+    pub fn new(text: &str) -> Result<Self, Invalid> {
+        line("reason", text, Self::MAX_LEN).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Reason {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+/// Text for people on one line, neither empty nor too long.
+pub(super) fn line(field: &'static str, text: &str, max_len: usize) -> Result<String, Invalid> {
+    let fits = (1..=max_len).contains(&text.len()) && !text.chars().any(char::is_control);
+    match fits {
+        true => Ok(text.to_owned()),
+        false => Err(Invalid::new(field, format!("must be 1 to {max_len} bytes on one line without control characters"))),
+    }
+}
+
+/// Bytes that are written in hex.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Hex<const N: usize>([u8; N]);
+
+impl<const N: usize> fmt::Display for Hex<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        crate::id::write_hex(f, &self.0)
+    }
+}
+
+impl<const N: usize> FromStr for Hex<N> {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).ok();
+        let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or_else(|| Invalid::new("hex", format!("must be {} digits of 0-9 a-f", 2 * N)))
+    }
+}
+
+impl<const N: usize> Serialize for Hex<N> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idempotency_keys_are_visible_ascii_of_a_sensible_length() {
+        for bad in ["", "fifteen-letters", "with a space in it", "mit-Umläuten-drin", &"x".repeat(65)] {
+            assert!(IdempotencyKey::new(bad).is_err(), "{bad}");
+        }
+        assert!(IdempotencyKey::new("0123456789abcdef").is_ok());
+    }
+
+    #[test]
+    fn reasons_stay_on_one_line() {
+        assert!(Reason::new("").is_err());
+        assert!(Reason::new("two\nlines").is_err());
+        assert!(Reason::new(&"x".repeat(201)).is_err());
+        assert!(Reason::new("asked for it").is_ok());
+    }
+
+    #[test]
+    fn records_read_as_they_were_written() {
+        let record = Record::OrderRefunded {
+            order: OrderId::from([7; 16]),
+            by: RefundedBy::Till(EventId::from_bytes([9; 32])),
+        };
+        let text = serde_json::to_string(&record).expect("serializes");
+        assert!(text.contains(r#""kind":"order_refunded""#), "{text}");
+        assert_eq!(serde_json::from_str::<Record>(&text).expect("reads back"), record);
+    }
+
+    #[test]
+    fn records_with_more_than_we_know_are_refused() {
+        let text = r#"{"kind":"payment_received","order":"x","event":"y","more":1}"#;
+        assert!(serde_json::from_str::<Record>(text).is_err());
+        assert!(serde_json::from_str::<Record>(r#"{"kind":"time_travelled"}"#).is_err());
+    }
+}
