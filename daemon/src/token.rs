@@ -132,24 +132,26 @@ fn refusal(why: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data_folder::DataFolder;
 
-    fn token() -> (tempfile::TempDir, OperatorToken) {
-        let folder = tempfile::tempdir().unwrap();
-        let token = OperatorToken::open_or_create(&folder.path().join(FILE)).unwrap();
-        (folder, token)
+    fn token() -> (tempfile::TempDir, DataFolder, OperatorToken) {
+        let outer = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(outer.path().join("data")).unwrap();
+        let token = OperatorToken::open_or_create(&folder.file(FILE)).unwrap();
+        (outer, folder, token)
     }
 
     #[test]
     fn token_survives_a_restart() {
-        let (folder, token) = token();
-        let again = OperatorToken::open_or_create(&folder.path().join(FILE)).unwrap();
+        let (_outer, folder, token) = token();
+        let again = OperatorToken::open_or_create(&folder.file(FILE)).unwrap();
         assert!(again.matches(&token.0));
     }
 
     #[test]
     fn guard_admits_the_bearer_and_nobody_else() {
-        let (_folder, token) = token();
-        let (_other_folder, other) = self::token();
+        let (_outer, _folder, token) = token();
+        let (_other_outer, _other_folder, other) = self::token();
         let present = |bearer: &OperatorToken| bearer.bearer().call(tonic::Request::new(())).unwrap();
         assert!(token.guard().call(present(&token)).is_ok());
         for request in [present(&other), tonic::Request::new(())] {
@@ -161,15 +163,15 @@ mod tests {
 
     #[test]
     fn token_is_not_printed_with_a_request() {
-        let (_folder, token) = token();
+        let (_outer, _folder, token) = token();
         let request = token.bearer().call(tonic::Request::new(())).unwrap();
         assert!(!format!("{request:?}").contains(token.0.as_str()));
     }
 
     #[test]
     fn damaged_token_is_refused() {
-        let (folder, _token) = token();
-        let path = folder.path().join(FILE);
+        let (_outer, folder, _token) = token();
+        let path = folder.file(FILE);
         secrets::replace(&path, b"").unwrap();
         assert_eq!(OperatorToken::read(&path).err().unwrap().code, "E-TOKEN-02");
     }

@@ -9,10 +9,11 @@ const LISTEN: &str = "0A";
 /// The program that listens on this port, such as `tracker (pid 7)`.
 pub(super) fn of(port: u16) -> Option<String> {
     let socket = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|table| socket_listening(table, port))?;
-    let processes = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
-    let holder = processes.filter(|process| process.join("fd").is_dir()).find(|process| has_open(process, &socket))?;
-    let name = fs::read_to_string(holder.join("comm")).ok()?;
-    Some(format!("{} (pid {})", name.trim(), holder.file_name()?.to_str()?))
+    let mut pids =
+        fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let holder = pids.find(|pid| has_open(*pid, &socket))?;
+    let name = fs::read_to_string(format!("/proc/{holder}/comm")).ok()?;
+    Some(format!("{} (pid {holder})", name.trim()))
 }
 
 fn socket_listening(table: &str, port: u16) -> Option<String> {
@@ -25,8 +26,8 @@ fn socket_listening(table: &str, port: u16) -> Option<String> {
     })
 }
 
-fn has_open(process: &Path, socket: &str) -> bool {
-    let Ok(descriptors) = fs::read_dir(process.join("fd")) else { return false };
+fn has_open(pid: u32, socket: &str) -> bool {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
     descriptors
         .flatten()
         .any(|descriptor| fs::read_link(descriptor.path()).is_ok_and(|target| target == Path::new(socket)))
