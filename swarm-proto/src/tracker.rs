@@ -1,0 +1,11 @@
+//! The decisions of the tracker: who may be admitted, what is listed, what a customer wants next, and who sends what.
+//!
+//! Every type here is a synchronous owner of its state. The daemon writes what they decide to its store before it
+//! answers, and gives it back to them at the next start; none of them knows of stores, sockets or clocks.
+
+pub mod addresses;
+pub mod catalog;
+pub mod guesses;
+pub mod planner;
+pub mod queue;
+pub mod registry;
