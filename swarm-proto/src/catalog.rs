@@ -559,7 +559,8 @@ impl TryFrom<pb::Offer> for Offer {
         if (kind == OfferKind::Pass) != (price.currency == Currency::CREDITS) {
             return Err(Invalid::new("price.currency", "must be XXX (credits) for a pass offer and for no other"));
         }
-        let ends = [policy.start_by.is_unlimited(), policy.finish_within.is_unlimited(), policy.not_after.is_unlimited()];
+        let ends =
+            [policy.start_by.is_unlimited(), policy.finish_within.is_unlimited(), policy.not_after.is_unlimited()];
         if kind == OfferKind::Buy && ends != [true; 3] {
             return Err(Invalid::new("policy", "of a buy offer must not end: start_by, finish_within, not_after"));
         }
@@ -657,8 +658,11 @@ fn regions(texts: &[String]) -> Result<Vec<Region>, Invalid> {
     if texts.len() > MAX_REGIONS {
         return Err(Invalid::new("regions", format!("must be at most {MAX_REGIONS}")));
     }
-    let regions: Vec<Region> =
-        texts.iter().map(|text| text.parse()).collect::<Result<_, Invalid>>().map_err(|error| error.inside("regions"))?;
+    let regions: Vec<Region> = texts
+        .iter()
+        .map(|text| text.parse())
+        .collect::<Result<_, Invalid>>()
+        .map_err(|error| error.inside("regions"))?;
     if !regions.is_sorted_by(|one, next| one < next) {
         return Err(Invalid::new("regions", "must ascend, without repetition"));
     }

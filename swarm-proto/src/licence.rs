@@ -234,6 +234,7 @@ impl Statement for Licence {
 
 fn spans(range: pb::SpanRange) -> Result<Range<u32>, Invalid> {
     let end = range.first.checked_add(range.count).filter(|end| range.count > 0 && *end <= MAX_SPANS);
-    let end = end.ok_or_else(|| Invalid::new("spans", format!("must be at least one of the spans 0 to {MAX_SPANS}")))?;
+    let end =
+        end.ok_or_else(|| Invalid::new("spans", format!("must be at least one of the spans 0 to {MAX_SPANS}")))?;
     Ok(range.first..end)
 }

@@ -88,10 +88,7 @@ impl From<Limit<u64>> for pb::BytesLimit {
 }
 
 /// Reads a duration that must be stated.
-pub(crate) fn duration(
-    field: &'static str,
-    message: Option<pb::DurationLimit>,
-) -> Result<Limit<Duration>, Invalid> {
+pub(crate) fn duration(field: &'static str, message: Option<pb::DurationLimit>) -> Result<Limit<Duration>, Invalid> {
     use pb::duration_limit::Limit as Form;
     match message.and_then(|message| message.limit) {
         None => Err(unstated(field)),

@@ -105,8 +105,7 @@ impl Statement for Membership {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
-        let message =
-            pb::Membership::decode(bytes).map_err(|error| Invalid::new(Self::CONTEXT, error.to_string()))?;
+        let message = pb::Membership::decode(bytes).map_err(|error| Invalid::new(Self::CONTEXT, error.to_string()))?;
         let issued = limit::utc("issued_utc_ms", message.issued_utc_ms)?;
         let expires = limit::utc("expires_utc_ms", message.expires_utc_ms)?;
         if expires <= issued {
@@ -115,7 +114,10 @@ impl Statement for Membership {
         Ok(Self {
             device: id("device_id", &message.device_id)?,
             account: id("account_id", &message.account_id)?,
-            site: message.site_id.parse().map_err(|error: crate::id::IdError| Invalid::new("site_id", error.to_string()))?,
+            site: message
+                .site_id
+                .parse()
+                .map_err(|error: crate::id::IdError| Invalid::new("site_id", error.to_string()))?,
             kind: message.kind().try_into()?,
             hpke: id("hpke_public", &message.hpke_public)?,
             issued,

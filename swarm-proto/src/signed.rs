@@ -147,7 +147,8 @@ impl<T: Statement> Signed<T> {
 
     /// Verifies the signature of the expected signer, then reads the statement and checks its rules.
     pub fn verify(&self, expected: &T::Signer) -> Result<T, SignedError> {
-        let other = |found: String| SignedError::OtherSigner { what: T::CONTEXT, expected: expected.to_string(), found };
+        let other =
+            |found: String| SignedError::OtherSigner { what: T::CONTEXT, expected: expected.to_string(), found };
         if self.signer != *expected.as_ref() {
             return Err(other(self.signer().to_string()));
         }

@@ -234,12 +234,7 @@ pub fn wrap(
 }
 
 /// Opens a wrapped secret.
-pub fn unwrap(
-    with: &HpkeSecret,
-    label: Label,
-    aad: &[u8],
-    wrapped: &Wrapped,
-) -> Result<Zeroizing<Vec<u8>>, WrapError> {
+pub fn unwrap(with: &HpkeSecret, label: Label, aad: &[u8], wrapped: &Wrapped) -> Result<Zeroizing<Vec<u8>>, WrapError> {
     open(with, label.info(), aad, wrapped)
 }
 
@@ -285,4 +280,61 @@ fn error_of(error: HpkeError) -> WrapError {
         HpkeError::EncapError | HpkeError::DecapError => WrapError::WeakKey,
         _ => WrapError::Forged,
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use data_encoding::HEXLOWER;
+    use rand_core::{TryCryptoRng, TryRng};
+
+    use super::*;
+
+    /// RFC 9180, A.2.1 and A.2.1.1 (sequence number 0).
+    #[test]
+    fn rfc_9180_base_mode_with_chacha20_poly1305_holds() {
+        let recipient = hex("8057991eef8f1f1af18f4a9491d16a1ce333f695d4db8e38da75975c4478e0fb");
+        let recipient = HpkeSecret::from_bytes(&recipient).expect("32 bytes");
+        let public = "4310ee97d88cc1f088a5576c77ab0cf5c3ac797f3d95139c6c84b5429c59662a";
+        assert_eq!(recipient.public().to_string(), public);
+
+        let ephemeral = hex("909a9b35d3dc4713a5e72a4da274b55d3d3821a37e5d099e74a647db583a904b");
+        let (info, aad) = (b"Ode on a Grecian Urn", b"Count-0");
+        let wrapped = seal(&mut OneSeed(ephemeral), &recipient.public(), info, aad, b"Beauty is truth, truth beauty")
+            .expect("good");
+        let enc = "1afa08d3dec047a643885163f1180476fa7ddb54c6a8029ea33f95796bf2ac4a";
+        assert_eq!(HEXLOWER.encode(wrapped.enc()), enc);
+        let ciphertext = "1c5250d8034ec2b784ba2cfd69dbdb8af406cfe3ff938e131f0def8c8b60b4db21993c62ce81883d2dd1b51a28";
+        assert_eq!(HEXLOWER.encode(wrapped.ciphertext()), ciphertext);
+
+        let opened = open(&recipient, info, aad, &wrapped).expect("genuine");
+        assert_eq!(opened.as_slice(), b"Beauty is truth, truth beauty");
+    }
+
+    fn hex(text: &str) -> Vec<u8> {
+        HEXLOWER.decode(text.as_bytes()).expect("hex")
+    }
+
+    /// Gives one seed for the ephemeral key, as the RFC's vectors do.
+    struct OneSeed(Vec<u8>);
+
+    impl TryRng for OneSeed {
+        type Error = Infallible;
+
+        fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+            unreachable!("HPKE fills bytes")
+        }
+
+        fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+            unreachable!("HPKE fills bytes")
+        }
+
+        fn try_fill_bytes(&mut self, target: &mut [u8]) -> Result<(), Infallible> {
+            target.copy_from_slice(&self.0);
+            Ok(())
+        }
+    }
+
+    impl TryCryptoRng for OneSeed {}
 }

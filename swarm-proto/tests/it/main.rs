@@ -1,0 +1,16 @@
+//! What the formats and the crypto of `swarm-proto` promise, from outside.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests read vectors from disk and run cargo; the library may not"
+)]
+
+mod manifests;
+mod purity;
+mod sealing;
+mod statements;
+mod support;
+mod vectors;
+mod wire;
+mod wrapping;
