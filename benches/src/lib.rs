@@ -1,1 +1,4 @@
-//! benches
+//! What the parts of Reelswarm cost.
+//!
+//! `cargo bench -p benches --bench formats` measures sealing, opening and verifying beside the bare cipher and the bare
+//! hash, in one go, so that what counts is a ratio and not the machine.
