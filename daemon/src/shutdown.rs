@@ -54,6 +54,11 @@ impl Shutdown {
         Ok(shutdown)
     }
 
+    /// Stops the program, as if asked to, when the process that started it is gone: what `--exit-with-parent` asks for.
+    pub fn end_with_parent(&self) {
+        tokio::spawn(self.clone().follow(rustix::process::getppid()));
+    }
+
     /// A token that is cancelled when the program is to stop.
     pub fn token(&self) -> CancellationToken {
         self.token.clone()
