@@ -128,7 +128,7 @@ impl Sources {
         Sources {
             file: args.config.clone(),
             search: user.into_iter().chain([Path::new("/etc/reelswarm").join(&role_file)]).collect(),
-            environment: std::env::vars().collect(),
+            environment: environment(),
             set: args.set.clone(),
             flags: Vec::new(),
         }
@@ -385,6 +385,12 @@ fn show<S: Settings>(loaded: &Loaded<S>, origin: bool, json: bool, out: &mut imp
     Ok(())
 }
 
+/// The variables of this process. Names that are not text cannot be ours.
+fn environment() -> Vec<(String, String)> {
+    let vars = std::env::vars_os();
+    vars.filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))).collect()
+}
+
 /// `REELSWARM_PEER_NODE_` for `peer-node`.
 fn variable_prefix(role: &str) -> String {
     format!("REELSWARM_{}_", role.to_uppercase().replace('-', "_"))
@@ -523,7 +529,7 @@ fn place_in(path: &Path, text: &str, span: Option<Range<usize>>) -> String {
 }
 
 fn line_and_column(text: &str, at: usize) -> (usize, usize) {
-    let before = &text[..text.floor_char_boundary(at)];
+    let before = text.get(..at).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
@@ -548,6 +554,7 @@ fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde::Deserialize;
 
     use super::*;
@@ -715,6 +722,19 @@ mod tests {
         assert_eq!(refusal(&Sources::none().file("/nowhere/at/all.toml")).code, "E-CONFIG-01");
         let by_variable = Sources::none().environment([("REELSWARM_PEER_NODE_CONFIG", "/nowhere/at/all.toml")]);
         assert_eq!(refusal(&by_variable).code, "E-CONFIG-01");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_too_strange_to_be_refused(text in "[a-z\\[\\]\"'=.#\\n\\\\0-9äß🎬 ]{0,40}") {
+            let (_folder, path) = file(&text);
+            if let Err(failure) = Sources::none().file(&path).load::<Example>() {
+                prop_assert_eq!(failure.exit, Exit::Config);
+            }
+            if let Err(failure) = Sources::none().set(&text).load::<Example>() {
+                prop_assert_eq!(failure.exit, Exit::Config);
+            }
+        }
     }
 
     #[test]

@@ -21,8 +21,9 @@ use tonic_types::{ErrorDetails, StatusExt};
 const DOMAIN: &str = "reelswarm";
 
 /// The longest text that one field of a [`Failure`] carries over the network.
-/// Error details travel in one HTTP/2 header; three of these fit in base64 below the 16 KiB that peers commonly allow.
-const MAX_FIELD_ON_WIRE: usize = 2048;
+/// Error details travel in HTTP/2 headers. All fields of this length, the message twice, in base64 and percent-encoded,
+/// stay below the 16 KiB that peers commonly allow.
+const MAX_FIELD_ON_WIRE: usize = 1024;
 
 /// How long blocking work may go on after the main future has ended.
 const RUNTIME_STOP: Duration = Duration::from_secs(2);
@@ -228,6 +229,21 @@ impl Failure {
         }})
     }
 
+    /// The failure as a problem document (RFC 9457), answered with this status.
+    pub fn problem(&self, status: StatusCode) -> Response {
+        let problem = serde_json::json!({
+            "type": "about:blank",
+            "title": self.what,
+            "status": status.as_u16(),
+            "detail": self.why,
+            "code": self.code,
+            "hint": self.hint,
+            "retryable": self.retryable(),
+        });
+        let content_type = HeaderValue::from_static("application/problem+json");
+        (status, [(header::CONTENT_TYPE, content_type)], problem.to_string()).into_response()
+    }
+
     /// The failure as lines for a terminal: what, why, what to try.
     pub fn to_text(&self) -> String {
         let mut text = format!("error[{}]: {}", printable(&self.code), printable(&self.what));
@@ -292,20 +308,8 @@ impl From<Status> for Failure {
 }
 
 impl IntoResponse for Failure {
-    /// A problem document (RFC 9457).
     fn into_response(self) -> Response {
-        let status = self.exit.http();
-        let problem = serde_json::json!({
-            "type": "about:blank",
-            "title": self.what,
-            "status": status.as_u16(),
-            "detail": self.why,
-            "code": self.code,
-            "hint": self.hint,
-            "retryable": self.retryable(),
-        });
-        let content_type = HeaderValue::from_static("application/problem+json");
-        (status, [(header::CONTENT_TYPE, content_type)], problem.to_string()).into_response()
+        self.problem(self.exit.http())
     }
 }
 
@@ -370,7 +374,8 @@ fn failure_of_bare(status: &Status) -> Failure {
 }
 
 fn clipped(text: &str) -> &str {
-    &text[..text.floor_char_boundary(MAX_FIELD_ON_WIRE)]
+    let end = (0..=text.len().min(MAX_FIELD_ON_WIRE)).rev().find(|at| text.is_char_boundary(*at));
+    &text[..end.unwrap_or(0)]
 }
 
 /// The text without characters that could move a terminal's cursor, change its colours or reverse its writing.

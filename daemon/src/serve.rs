@@ -317,10 +317,16 @@ impl Port {
                     return;
                 }
                 () = silence.as_mut(), if !heard.load(Ordering::Relaxed) => {
-                    if !heard.load(Ordering::Relaxed) {
-                        tracing::debug!(%peer, "no request for too long");
+                    if heard.load(Ordering::Relaxed) {
+                        continue;
+                    }
+                    tracing::debug!(%peer, "no request for too long");
+                    if std::mem::replace(&mut closing, true) {
                         return;
                     }
+                    // Politely first: a client may have connected early and be about to ask.
+                    conversation.as_mut().graceful_shutdown();
+                    silence.as_mut().reset(tokio::time::Instant::now() + self.limits.handshake_timeout.get());
                 }
                 () = self.stop.cancelled(), if !closing => {
                     closing = true;

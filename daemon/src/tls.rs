@@ -13,6 +13,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::data_folder::DataFolder;
 use crate::exit::{Exit, Failure};
@@ -107,7 +108,7 @@ fn self_signed(config: &Config, folder: &DataFolder, listen: SocketAddr) -> Resu
         Failure::new(Exit::Config, "E-TLS-03", "cannot make a certificate").why(error).hint("check server.tls.names")
     })?;
     // The key first: a start that is interrupted here finds no certificate and makes both again.
-    secrets::replace(&key, made.signing_key.serialize_pem().as_bytes())?;
+    secrets::replace(&key, Zeroizing::new(made.signing_key.serialize_pem()).as_bytes())?;
     secrets::replace(&certificate, made.cert.pem().as_bytes())?;
     tracing::info!(certificate = %certificate.display(), "made a certificate; give it to clients as their authority");
     Ok((certificate, key))

@@ -118,7 +118,7 @@ async fn check_web(State(token): State<OperatorToken>, request: Request, next: N
         Ok(()) => next.run(request).await,
         Err(failure) => {
             let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))];
-            (StatusCode::UNAUTHORIZED, challenge, failure.into_response()).into_response()
+            (challenge, failure.problem(StatusCode::UNAUTHORIZED)).into_response()
         }
     }
 }

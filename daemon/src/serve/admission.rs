@@ -212,7 +212,7 @@ impl Refusal {
 
     fn response(self, kind: Kind) -> Response {
         if self == Refusal::OldHttp {
-            return (StatusCode::HTTP_VERSION_NOT_SUPPORTED, self.failure().into_response()).into_response();
+            return self.failure().problem(StatusCode::HTTP_VERSION_NOT_SUPPORTED);
         }
         let mut response = match kind {
             Kind::Web => self.failure().into_response(),

@@ -7,9 +7,11 @@
 //! see a commit a moment before it is on disk, but nothing that builds on it can be on disk before it.
 //! All of it runs on blocking threads.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -23,6 +25,10 @@ const CACHE_BYTES: u64 = 16 << 20;
 
 /// After how long a relaxed commit is on disk at the latest.
 const FLUSH_EVERY_MS: u64 = 500;
+
+/// Sled's own threads may hold the lock of a store for a moment after it was dropped.
+const OPEN_TRIES: u32 = 50;
+const OPEN_RETRY: Duration = Duration::from_millis(20);
 
 /// The layout described above.
 const FORMAT: u64 = 1;
@@ -143,9 +149,7 @@ impl Inner {
 impl From<sled::Error> for StoreError {
     fn from(error: sled::Error) -> StoreError {
         match &error {
-            sled::Error::Io(io)
-                if matches!(io.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) =>
-            {
+            sled::Error::Io(io) if matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
                 StoreError::Full(error.to_string())
             }
             _ => StoreError::Backend(error.to_string()),
@@ -154,17 +158,7 @@ impl From<sled::Error> for StoreError {
 }
 
 fn open(folder: &Path) -> Result<Sled, Failure> {
-    let config = sled::Config::new().path(folder).cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_EVERY_MS));
-    // Sled panics on some damaged files instead of returning an error.
-    let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
-    let db = match opened {
-        Ok(Ok(db)) => db,
-        Ok(Err(sled::Error::Io(error))) if error.kind() != std::io::ErrorKind::InvalidData => {
-            return Err(Failure::io(format!("cannot open the store in {}", folder.display()), &error));
-        }
-        Ok(Err(error)) => return Err(damaged(folder, &error)),
-        Err(_panic) => return Err(damaged(folder, &"its files do not make sense")),
-    };
+    let db = open_db(folder)?;
     let number_at = |key: &[u8]| -> Result<Option<u64>, Failure> {
         let raw = db.get(key).map_err(|error| damaged(folder, &error))?;
         raw.map(|raw| {
@@ -183,6 +177,30 @@ fn open(folder: &Path) -> Result<Sled, Failure> {
     }
     let commits = number_at(COMMITS_KEY)?.unwrap_or(0);
     Ok(Sled(Arc::new(Inner { db, commits: RwLock::new(commits) })))
+}
+
+fn open_db(folder: &Path) -> Result<sled::Db, Failure> {
+    let config = sled::Config::new().path(folder).cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_EVERY_MS));
+    for tries_left in (0..OPEN_TRIES).rev() {
+        // Sled panics on some damaged files instead of returning an error.
+        match catch_unwind(AssertUnwindSafe(|| config.open())) {
+            Ok(Ok(db)) => return Ok(db),
+            Ok(Err(sled::Error::Io(error))) if is_locked(&error) && tries_left > 0 => std::thread::sleep(OPEN_RETRY),
+            Ok(Err(sled::Error::Io(error))) if is_locked(&error) => break,
+            Ok(Err(sled::Error::Io(error))) if error.kind() != io::ErrorKind::InvalidData => {
+                return Err(Failure::io(format!("cannot open the store in {}", folder.display()), &error));
+            }
+            Ok(Err(error)) => return Err(damaged(folder, &error)),
+            Err(_panic) => return Err(damaged(folder, &"its files do not make sense")),
+        }
+    }
+    Err(Failure::new(Exit::Conflict, "E-STORE-07", format!("the store in {} is in use", folder.display()))
+        .hint("stop the process that uses it"))
+}
+
+/// Sled reports its lock as an error of its own making, with the real one as text.
+fn is_locked(error: &io::Error) -> bool {
+    error.to_string().contains("could not acquire lock")
 }
 
 fn record_key(key: &[u8]) -> Vec<u8> {
@@ -219,11 +237,18 @@ mod tests {
     async fn store_of_a_later_version_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         drop(Sled::open(folder.path()).await.unwrap());
-        let db = sled::open(folder.path()).unwrap();
+        let db = open_db(folder.path()).unwrap();
         db.insert(FORMAT_KEY, &9u64.to_be_bytes()).unwrap();
         db.flush().unwrap();
         drop(db);
         assert_eq!(Sled::open(folder.path()).await.unwrap_err().exit, Exit::VersionMismatch);
+    }
+
+    #[tokio::test]
+    async fn store_in_use_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let _held = Sled::open(folder.path()).await.unwrap();
+        assert_eq!(Sled::open(folder.path()).await.unwrap_err().exit, Exit::Conflict);
     }
 
     #[tokio::test]

@@ -10,6 +10,8 @@ use std::process::{Child, Command, Stdio};
 use daemon::store::{Batch, Sled};
 use daemon::{DataFolder, Exit, Failure, Shutdown, Store, run_main};
 
+use super::serve::Daemon;
+
 const FOLDER_VARIABLE: &str = "REELSWARM_TEST_FOLDER";
 
 /// The folder, if this process is the child.
@@ -55,9 +57,9 @@ async fn acknowledged_commits_survive_kill_9_and_no_half_commit_does() {
 }
 
 async fn commit_for_ever(folder: &Path) {
-    let store = Sled::open(folder).await.unwrap();
+    let store = Sled::open(folder).await.expect("the store opens");
     for n in number_at(&store, b"left").await + 1.. {
-        store.commit(Batch::new().put("left", n.to_string()).put("right", n.to_string())).await.unwrap();
+        store.commit(Batch::new().put("left", n.to_string()).put("right", n.to_string())).await.expect("it commits");
         println!("child: {n}");
     }
 }
@@ -189,4 +191,34 @@ fn failed_program_says_why_on_stderr_and_ends_with_its_code() {
         "retryable": false,
     }});
     assert_eq!(object, expected);
+}
+
+#[tokio::test]
+async fn port_lives_on_when_descriptors_ran_out() {
+    if folder_of_child().is_some() {
+        return run_out_of_descriptors().await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let output = child("process::port_lives_on_when_descriptors_ran_out", folder.path()).output().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("child: answered again"), "{stdout} {}", String::from_utf8_lossy(&output.stderr));
+}
+
+async fn run_out_of_descriptors() {
+    let daemon = Daemon::plain().await;
+    assert!(daemon.get("/livez").await.starts_with("HTTP/1.1 200"));
+    let open = std::fs::read_dir("/proc/self/fd").expect("there is /proc").count() as u64;
+    let limit = rustix::process::Rlimit { current: Some(open + 16), maximum: Some(open + 16) };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("a limit may be lowered");
+    let mut clients = Vec::new();
+    let error = loop {
+        match tokio::net::TcpStream::connect(daemon.address).await {
+            Ok(client) => clients.push(client),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::MFILE.raw_os_error()));
+    drop(clients);
+    assert!(daemon.get("/livez").await.starts_with("HTTP/1.1 200"));
+    println!("child: answered again");
 }

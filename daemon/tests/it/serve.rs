@@ -26,8 +26,8 @@ use tower::ServiceExt;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A daemon with nothing of its own, on a free port.
-struct Daemon {
-    address: SocketAddr,
+pub(crate) struct Daemon {
+    pub(crate) address: SocketAddr,
     url: String,
     health: Health,
     stop: CancellationToken,
@@ -52,7 +52,7 @@ impl Daemon {
         Daemon { address, url, health, stop, serving, folder, _outer: outer }
     }
 
-    async fn plain() -> Daemon {
+    pub(crate) async fn plain() -> Daemon {
         Daemon::start(Config::default(), Routes::default(), Router::new()).await
     }
 
@@ -61,7 +61,7 @@ impl Daemon {
     }
 
     /// A web request as a browser sends it; status line, headers and body of the answer.
-    async fn get(&self, path: &str) -> String {
+    pub(crate) async fn get(&self, path: &str) -> String {
         self.say(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await
     }
 
@@ -339,6 +339,20 @@ async fn encrypted_port_answers_who_trusts_its_certificate() {
 }
 
 #[tokio::test]
+async fn call_to_a_daemon_that_is_gone_names_it() {
+    let daemon = Daemon::plain().await;
+    let url = daemon.url.clone();
+    let mut early = HealthClient::new(daemon.channel().await);
+    let mut lazy = HealthClient::new(client::connect_lazily(&url, &Trust::default()).unwrap());
+    daemon.stopped().await.unwrap();
+    for client in [&mut early, &mut lazy] {
+        let status = client.check(HealthCheckRequest::default()).await.unwrap_err();
+        let failure = client::failure(&url, &status);
+        assert_eq!((failure.exit, failure.what), (Exit::Unreachable, format!("cannot reach {url}")));
+    }
+}
+
+#[tokio::test]
 async fn port_for_others_without_tls_is_refused() {
     let daemon = Daemon::plain().await;
     let mut config = Config { listen: "0.0.0.0:0".parse().unwrap(), ..Config::default() };
@@ -358,6 +372,7 @@ async fn pages_for_the_operator_want_the_token() {
     let refused = daemon.get("/admin").await;
     assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
     assert!(refused.contains("www-authenticate: Bearer\r\n") && refused.contains("E-TOKEN-01"), "{refused}");
+    assert!(refused.contains("\"status\":401"), "{refused}");
     let text = std::fs::read_to_string(path).unwrap();
     let ask =
         format!("GET /admin HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {text}\r\nconnection: close\r\n\r\n");
