@@ -3,6 +3,8 @@
 //! Messages are always generated; gRPC clients and servers only with feature `grpc`. Writes, besides prost's own
 //! files, `packages.rs` (one short alias per package that exists) and `descriptors.bin` (for gRPC reflection).
 
+#![allow(clippy::disallowed_methods, reason = "a build script reads and writes files; the library may not")]
+
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt::Write as _;

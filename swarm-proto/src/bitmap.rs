@@ -201,7 +201,7 @@ impl Holding {
     /// Runs of chunks that are not held.
     pub fn gaps(&self) -> impl Iterator<Item = Range<u32>> + '_ {
         let mut from = 0;
-        let ends = self.runs().chain([self.n_chunks..self.n_chunks]);
+        let ends = self.runs().chain(std::iter::once(self.n_chunks..self.n_chunks));
         ends.map(move |run| std::mem::replace(&mut from, run.end)..run.start).filter(|gap| !gap.is_empty())
     }
 
