@@ -69,6 +69,16 @@ pub enum ChunkError {
         /// Bytes that came.
         found: u64,
     },
+    /// Too few or too many segment values.
+    #[error("chunk {chunk} has {expected} segment values, {found} came")]
+    Values {
+        /// Which chunk.
+        chunk: ChunkIndex,
+        /// Values it has.
+        expected: usize,
+        /// Values that came, begun ones included.
+        found: usize,
+    },
     /// The bytes hash to something else.
     #[error("chunk {0} does not match the manifest")]
     Forged(ChunkIndex),
@@ -209,11 +219,14 @@ impl Manifest {
 
     /// Proves the segment values of a chunk, so that its segments can be checked one by one as they arrive.
     pub fn verify_segment_values(&self, index: ChunkIndex, values: &[u8]) -> Result<SegmentValues, ChunkError> {
-        let n_segments = self.geometry.segments_of_chunk(index).len();
+        let expected = self.geometry.segments_of_chunk(index).len();
         let (whole, rest) = values.as_chunks::<VALUE_BYTES>();
-        if whole.len() != n_segments || !rest.is_empty() {
-            let expected = n_segments * VALUE_BYTES;
-            return Err(ChunkError::Length { chunk: index, expected, found: values.len() as u64 });
+        if expected == 0 {
+            return Err(ChunkError::NoSuchChunk(index));
+        }
+        if whole.len() != expected || !rest.is_empty() {
+            let found = values.len().div_ceil(VALUE_BYTES);
+            return Err(ChunkError::Values { chunk: index, expected, found });
         }
         let folded = if self.geometry.n_chunks() == 1 { fold_root(whole) } else { fold(whole) };
         self.check_value(index, &folded)?;

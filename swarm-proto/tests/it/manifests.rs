@@ -128,6 +128,9 @@ fn segments_are_proven_one_by_one_before_the_chunk_is_complete() {
             }
             values[0] ^= 1;
             assert!(manifest.verify_segment_values(chunk, &values).is_err());
+            let n_values = values.len() / 32;
+            let short = manifest.verify_segment_values(chunk, &values[32..]).err();
+            assert_eq!(short, Some(ChunkError::Values { chunk, expected: n_values, found: n_values - 1 }));
             assert!(manifest.verify_segment_values(chunk, &values[1..]).is_err());
         }
     }
