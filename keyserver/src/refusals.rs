@@ -1,0 +1,125 @@
+//! How a refusal of the ledger reads to whoever asked: a code, a sentence, a next step.
+//!
+//! The codes are part of the contract with devices (`proto/reelswarm/keyserver/v1`): a box shows one thing for
+//! `PAYMENT_REQUIRED` and another for `TOO_LATE`. Nothing is decided here.
+
+use daemon::{Exit, Failure};
+use swarm_proto::invalid::Invalid;
+use swarm_proto::keyserver::grants::GrantRefusal;
+use swarm_proto::keyserver::ledger::{
+    AdmitRefusal, DepositRefusal, Full, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, TillRefusal,
+};
+use tonic::{Code, Status};
+
+/// A field that breaks a rule.
+pub(crate) fn invalid(invalid: &Invalid) -> Failure {
+    Failure::new(Exit::Usage, "E-FIELD-01", invalid).hint("correct the field and ask again")
+}
+
+/// A caller who does not prove who they are.
+pub(crate) fn unauthenticated(why: impl std::fmt::Display, hint: &str) -> Status {
+    let failure = Failure::new(Exit::NotAllowed, "E-CALL-01", "the caller is not known").why(why).hint(hint);
+    let detailed = Status::from(failure);
+    Status::with_details(Code::Unauthenticated, detailed.message(), detailed.details().to_vec().into())
+}
+
+pub(crate) fn admit(refusal: &AdmitRefusal) -> Failure {
+    match refusal {
+        AdmitRefusal::Invalid(field) => invalid(field),
+        AdmitRefusal::Full(limit) => full(limit, "limits.publishers"),
+    }
+}
+
+pub(crate) fn deposit(refusal: &DepositRefusal) -> Failure {
+    let conflict = |code| Failure::new(Exit::Conflict, code, refusal);
+    match refusal {
+        DepositRefusal::NotAdmitted => Failure::new(Exit::NotAllowed, "E-DEPOSIT-01", refusal)
+            .hint("the operator admits a publisher with `keyserver publisher add ID`"),
+        DepositRefusal::OtherKey => conflict("E-DEPOSIT-02").hint("publish the file again: it is sealed with a fresh key then"),
+        DepositRefusal::OtherTitle => conflict("E-DEPOSIT-03").hint("publish the file again: it becomes an item of its own then"),
+        DepositRefusal::OldVersion(known) => conflict("E-DEPOSIT-04").hint(format!("publish it as version {}", known + 1)),
+        DepositRefusal::Full(limit) => full(limit, "limits.items"),
+    }
+}
+
+pub(crate) fn order(refusal: &OrderRefusal) -> Failure {
+    let missing = |code| Failure::new(Exit::NotFound, code, refusal);
+    match refusal {
+        OrderRefusal::NoSuchItem => missing("E-ORDER-01").hint("the title is sold by another keyserver, or not published yet"),
+        OrderRefusal::NoSuchOffer => missing("E-ORDER-02").hint("look at the offers again: they may have changed"),
+        OrderRefusal::OfferOver(_) => Failure::new(Exit::Payment, "TOO_LATE", refusal).hint("choose another offer"),
+        OrderRefusal::KeyReused => {
+            Failure::new(Exit::Conflict, "E-ORDER-03", refusal).hint("make a new idempotency key for each purchase")
+        }
+        OrderRefusal::TooManyOpen(_) => {
+            Failure::new(Exit::Storage, "E-ORDER-04", refusal).hint("pay some of them, or wait until they expire")
+        }
+        OrderRefusal::Full(limit) => full(limit, "limits"),
+    }
+}
+
+pub(crate) fn look(refusal: &LookRefusal) -> Failure {
+    match refusal {
+        LookRefusal::NoSuchOrder => Failure::new(Exit::NotFound, "E-ORDER-05", refusal).hint("check the order's id"),
+        LookRefusal::OtherAccount => Failure::new(Exit::NotAllowed, "E-ORDER-06", refusal)
+            .hint("ask from a device of the account that ordered"),
+    }
+}
+
+pub(crate) fn pass(refusal: &PassRefusal) -> Failure {
+    match refusal {
+        PassRefusal::Invalid(field) => invalid(field),
+        PassRefusal::Full(limit) => full(limit, "limits.passes"),
+    }
+}
+
+pub(crate) fn pay(refusal: &PayRefusal) -> Failure {
+    let unpaid = |code| Failure::new(Exit::Payment, code, refusal);
+    match refusal {
+        PayRefusal::Look(refusal) => look(refusal),
+        PayRefusal::Refunded => unpaid("ORDER_REFUNDED").hint("order again"),
+        PayRefusal::Expired => unpaid("ORDER_EXPIRED").hint("order again"),
+        PayRefusal::WrongCode => wrong_code(),
+        PayRefusal::PassExpired(_) => unpaid("PASS_EXPIRED").hint("use another pass"),
+        PayRefusal::PassEmpty { .. } => unpaid("PASS_EMPTY").hint("use another pass"),
+        PayRefusal::TooDear => unpaid("PASS_EMPTY").hint("pay at a till"),
+    }
+}
+
+/// A pass code that nobody sold.
+pub(crate) fn wrong_code() -> Failure {
+    Failure::new(Exit::NotFound, "E-PASS-01", "there is no pass with this code").hint("check the code and type it again")
+}
+
+pub(crate) fn grant(refusal: &GrantRefusal) -> Failure {
+    let closed = |code| Failure::new(Exit::Payment, code, refusal);
+    match refusal {
+        GrantRefusal::NoSuchOrder => look(&LookRefusal::NoSuchOrder),
+        GrantRefusal::OtherAccount => look(&LookRefusal::OtherAccount),
+        GrantRefusal::NotABox => Failure::new(Exit::NotAllowed, "E-GRANT-01", refusal).hint("ask from a box of the account"),
+        GrantRefusal::PaymentRequired => closed("PAYMENT_REQUIRED").hint("pay the order, with a pass or at a till"),
+        GrantRefusal::OrderExpired => closed("ORDER_EXPIRED").hint("order again"),
+        GrantRefusal::OrderRefunded => closed("ORDER_REFUNDED").hint("order again"),
+        GrantRefusal::TooEarly(begin) => closed("TOO_EARLY").hint(format!("ask again at {begin}")),
+        GrantRefusal::TooLate(_) => closed("TOO_LATE").hint("order again, if the title is still offered"),
+        GrantRefusal::TooManyDevices(_) => {
+            closed("TOO_MANY_DEVICES").hint("watch on one of the devices that have the key, or order again")
+        }
+    }
+}
+
+/// A till's word that is not taken. It tells the till whether to say it again.
+pub(crate) fn till(refusal: &TillRefusal) -> Failure {
+    match refusal {
+        TillRefusal::NoSuchOrder => Failure::new(Exit::NotFound, "E-WEBHOOK-05", refusal),
+        TillRefusal::OtherAccount => Failure::new(Exit::Conflict, "E-WEBHOOK-06", refusal),
+        TillRefusal::OtherAmount => Failure::new(Exit::Conflict, "E-WEBHOOK-07", refusal),
+        TillRefusal::EventReused => Failure::new(Exit::Conflict, "E-WEBHOOK-08", refusal),
+        TillRefusal::TooMany => Failure::new(Exit::Conflict, "E-WEBHOOK-09", refusal),
+    }
+    .hint("compare the order at the till with `keyserver order ls`")
+}
+
+fn full(limit: &Full, key: &str) -> Failure {
+    Failure::new(Exit::Storage, "E-KEYSERVER-02", limit).hint(format!("the operator can raise {key}, if there is memory for it"))
+}

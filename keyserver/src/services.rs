@@ -1,0 +1,78 @@
+//! The gRPC services: deposits of publishers, the shop for devices, the operator's.
+//!
+//! Each call is checked, put to the books, and answered; what is secret is opened only after the books have let the
+//! answer go, so that no key is in memory for a request that is refused.
+
+pub(crate) mod deposits;
+pub(crate) mod operator;
+pub(crate) mod shop;
+
+use std::sync::Arc;
+
+use daemon::token::OperatorToken;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use swarm_proto::pb::keyserver::deposits_server::DepositsServer;
+use swarm_proto::pb::keyserver::operator_server::OperatorServer;
+use swarm_proto::pb::keyserver::shop_server::ShopServer;
+use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
+
+use crate::books::Books;
+use crate::caller::Doorkeeper;
+use crate::vault::Keys;
+
+/// Largest deposit: an entry of 64 KiB, its signature, a wrapped key.
+const MAX_DEPOSIT_BYTES: usize = 80 << 10;
+
+/// Largest other request: a name or a code.
+const MAX_REQUEST_BYTES: usize = 4 << 10;
+
+/// What services share.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) books: Books,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) doorkeeper: Doorkeeper,
+    pub(crate) counters: Counters,
+}
+
+/// What became of what was asked. Labels are words of this program, never of a caller.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Counters {
+    events: Family<Event, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Event {
+    what: &'static str,
+    outcome: &'static str,
+}
+
+impl Counters {
+    pub(crate) fn new(metrics: &daemon::Metrics) -> Counters {
+        let counters = Counters::default();
+        metrics.register(|registry| {
+            registry.register("keyserver_events", "What was asked of the keyserver, and what became of it", counters.events.clone());
+        });
+        counters
+    }
+
+    pub(crate) fn count(&self, what: &'static str, outcome: &'static str) {
+        self.events.get_or_create(&Event { what, outcome }).inc();
+    }
+
+    /// Counts a result as done or refused.
+    pub(crate) fn count_result<T, E>(&self, what: &'static str, result: &Result<T, E>) {
+        self.count(what, if result.is_ok() { "done" } else { "refused" });
+    }
+}
+
+/// All services on one router.
+pub(crate) fn routes(context: &Context, token: &OperatorToken) -> Routes {
+    let deposits = DepositsServer::new(deposits::Deposits::new(context.clone())).max_decoding_message_size(MAX_DEPOSIT_BYTES);
+    let shop = ShopServer::new(shop::Shop::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let operator = OperatorServer::new(operator::Operator::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
+    Routes::new(deposits).add_service(shop).add_service(InterceptedService::new(operator, token.guard()))
+}

@@ -1,0 +1,87 @@
+//! Takes keys from publishers.
+//!
+//! The proof is the publisher's signature on the catalog entry. A key is unwrapped only for a publisher that is
+//! admitted, must be the one that the entry commits to, and is sealed before it is written anywhere.
+
+use daemon::{Exit, Failure};
+use swarm_proto::catalog::CatalogEntry;
+use swarm_proto::pb::keyserver as pb;
+use swarm_proto::pb::keyserver::deposits_server;
+use swarm_proto::seal::ContentKey;
+use swarm_proto::signed::Signed;
+use swarm_proto::wrap::{Label, Wrapped, deposit_aad, unwrap};
+use tonic::{Request, Response, Status};
+
+use super::Context;
+use crate::clock;
+use crate::convert::{present, refuse, settled};
+use crate::refusals;
+
+pub(crate) struct Deposits {
+    context: Context,
+}
+
+impl Deposits {
+    pub(crate) fn new(context: Context) -> Deposits {
+        Deposits { context }
+    }
+
+    async fn deposit(&self, request: pb::DepositKeyRequest) -> Result<pb::DepositKeyResponse, Status> {
+        let signed: Signed<CatalogEntry> = present("entry", request.entry)?.try_into().map_err(refuse)?;
+        let wrapped: Wrapped = present("key", request.key)?.try_into().map_err(refuse)?;
+        let entry = signed.verify(&signed.signer()).map_err(not_believed)?;
+
+        let Context { books, keys, .. } = &self.context;
+        settled(books.expects_deposit(entry.clone()).await, refusals::deposit)?;
+        let aad = deposit_aad(&entry.item, &entry.commitment);
+        let secret = unwrap(&keys.deposit, Label::Deposit, &aad, &wrapped).map_err(not_for_us)?;
+        let key = ContentKey::from_bytes(&secret).ok_or_else(|| not_the_key("it does not have 32 bytes"))?;
+        if key.commitment() != entry.commitment {
+            return Err(not_the_key("it is not the key that the entry commits to"));
+        }
+        let sealed = keys.vault.seal(&entry.item, &key);
+        let item = entry.item;
+        let already = settled(books.deposit(entry, sealed).await, refusals::deposit)?;
+        tracing::info!(%item, already, "key deposited");
+        Ok(pb::DepositKeyResponse { already })
+    }
+}
+
+#[tonic::async_trait]
+impl deposits_server::Deposits for Deposits {
+    async fn get_keyserver(&self, _: Request<pb::GetKeyserverRequest>) -> Result<Response<pb::KeyserverInfo>, Status> {
+        let keys = &self.context.keys;
+        Ok(Response::new(pb::KeyserverInfo {
+            server: keys.server().to_vec(),
+            hpke_public: keys.deposit.public().to_vec(),
+            utc_ms: clock::utc().as_millis(),
+        }))
+    }
+
+    async fn deposit_key(
+        &self,
+        request: Request<pb::DepositKeyRequest>,
+    ) -> Result<Response<pb::DepositKeyResponse>, Status> {
+        let result = self.deposit(request.into_inner()).await;
+        self.context.counters.count_result("deposit", &result);
+        result.map(Response::new)
+    }
+}
+
+fn not_believed(error: impl std::fmt::Display) -> Status {
+    Failure::new(Exit::NotAllowed, "E-DEPOSIT-05", "the catalog entry is not believed").why(error).hint("sign it with the publisher's key").into()
+}
+
+fn not_for_us(error: impl std::fmt::Display) -> Status {
+    Failure::new(Exit::Usage, "E-DEPOSIT-06", "the deposited key cannot be unwrapped")
+        .why(error)
+        .hint("ask for this keyserver's HPKE key with GetKeyserver, and wrap the key to that")
+        .into()
+}
+
+fn not_the_key(why: &str) -> Status {
+    Failure::new(Exit::Usage, "E-DEPOSIT-07", "the deposited key does not belong to the entry")
+        .why(why)
+        .hint("publish the file again")
+        .into()
+}
