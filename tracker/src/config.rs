@@ -1,0 +1,199 @@
+//! Everything a tracker can be told, checked before a port opens.
+//!
+//! `config.example.toml` says the same to people and is tested to equal [`Config::default`].
+
+use daemon::config::{Invalid, Settings};
+use daemon::serve;
+use daemon::units::{ByteRate, Duration};
+use serde::{Deserialize, Serialize};
+use swarm_proto::id::SiteId;
+use swarm_proto::tracker::planner;
+use swarm_proto::tracker::registry::MAX_NAME_BYTES;
+
+/// The port that devices and people reach a tracker at.
+const DEFAULT_PORT: u16 = 7001;
+
+/// Longest address of a keyserver.
+const MAX_URL_BYTES: usize = 512;
+
+/// Heartbeats that may get lost before a device counts as offline.
+const HEARTBEATS_BEFORE_SILENCE: u32 = 2;
+
+/// The configuration of a tracker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What people call this tracker, 1 to 64 bytes.
+    pub name: String,
+    /// Where keys for the titles of this catalog are sold, told to every device; empty: nowhere.
+    pub keyserver_url: String,
+    /// The site of devices that are invited without one.
+    pub default_site: String,
+    /// The port.
+    pub server: serve::Config,
+    /// How sources are chosen.
+    pub plans: Plans,
+}
+
+/// How sources are chosen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Plans {
+    /// How long a lease lasts.
+    pub lease: Duration,
+    /// When a device asks again.
+    pub renew_after: Duration,
+    /// How often a device says that it is there.
+    pub heartbeat_every: Duration,
+    /// A device that has not been heard of for this long is offline.
+    pub silence: Duration,
+    /// How long a source that stalled is avoided.
+    pub avoid: Duration,
+    /// Accounts that must complain about a source before others are planned away from it.
+    pub complainers: usize,
+    /// Boxes that one plan names for speed.
+    pub max_sources: usize,
+    /// What a box is believed to send while nobody has measured it.
+    pub unknown_box: ByteRate,
+    /// What a seed is believed to send while nobody has measured it.
+    pub unknown_seed: ByteRate,
+    /// Boxes that together give this much to a title in a queue need no seed beside them.
+    pub enough: ByteRate,
+    /// The same for a title that somebody is watching.
+    pub enough_playing: ByteRate,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            name: "reelswarm tracker".to_owned(),
+            keyserver_url: String::new(),
+            default_site: "main".to_owned(),
+            server: serve::Config::on_loopback(DEFAULT_PORT),
+            plans: Plans::default(),
+        }
+    }
+}
+
+impl Default for Plans {
+    fn default() -> Plans {
+        let planner = planner::Config::default();
+        Plans {
+            lease: Duration(planner.lease),
+            renew_after: Duration(planner.renew_after),
+            heartbeat_every: Duration::from_secs(10),
+            silence: Duration(planner.silence),
+            avoid: Duration(planner.avoid),
+            complainers: planner.complainers,
+            max_sources: planner.max_sources,
+            unknown_box: ByteRate(planner.unknown_box_bytes_per_sec),
+            unknown_seed: ByteRate(planner.unknown_seed_bytes_per_sec),
+            enough: ByteRate(planner.enough_bytes_per_sec),
+            enough_playing: ByteRate(planner.enough_playing_bytes_per_sec),
+        }
+    }
+}
+
+impl Plans {
+    /// What the planner is told.
+    pub(crate) fn planner(&self) -> planner::Config {
+        planner::Config {
+            lease: self.lease.get(),
+            renew_after: self.renew_after.get(),
+            silence: self.silence.get(),
+            avoid: self.avoid.get(),
+            complainers: self.complainers,
+            max_sources: self.max_sources,
+            unknown_box_bytes_per_sec: self.unknown_box.bytes_per_sec(),
+            unknown_seed_bytes_per_sec: self.unknown_seed.bytes_per_sec(),
+            enough_bytes_per_sec: self.enough.bytes_per_sec(),
+            enough_playing_bytes_per_sec: self.enough_playing.bytes_per_sec(),
+            ..planner::Config::default()
+        }
+    }
+
+    fn check(&self) -> Result<(), Invalid> {
+        let zero = std::time::Duration::ZERO;
+        if self.heartbeat_every.get() == zero {
+            return Err(Invalid::new("plans.heartbeat_every", "it is zero", "write a time such as \"10s\""));
+        }
+        if self.silence.get() < self.heartbeat_every.get() * HEARTBEATS_BEFORE_SILENCE {
+            let hint = format!("let it be at least {HEARTBEATS_BEFORE_SILENCE} times plans.heartbeat_every");
+            return Err(Invalid::new("plans.silence", "one lost heartbeat would make a device offline", hint));
+        }
+        if self.renew_after.get() == zero || self.renew_after.get() >= self.lease.get() {
+            let why = "leases would end before they are renewed";
+            return Err(Invalid::new("plans.renew_after", why, "let it be above zero and below plans.lease"));
+        }
+        if self.complainers == 0 {
+            let why = "every source would be avoided without a complaint";
+            return Err(Invalid::new("plans.complainers", why, "write at least 1; 2 or more is wise"));
+        }
+        let most = planner::Config::default().max_leases;
+        if !(1..=most).contains(&self.max_sources) {
+            return Err(Invalid::new("plans.max_sources", "not a number of sources", format!("write 1 to {most}")));
+        }
+        let rates = [("plans.unknown_box", self.unknown_box), ("plans.unknown_seed", self.unknown_seed)];
+        match rates.into_iter().find(|(_, rate)| rate.bytes_per_sec() == 0) {
+            Some((key, _)) => {
+                Err(Invalid::new(key, "nothing would ever be sent", "write a rate such as \"1250 kB/s\""))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Settings for Config {
+    const ROLE: &'static str = "tracker";
+    const EXAMPLE: &'static str = include_str!("../config.example.toml");
+
+    fn check(&self) -> Result<(), Invalid> {
+        if self.name.trim().is_empty() || self.name.len() > MAX_NAME_BYTES {
+            let why = format!("a name has 1 to {MAX_NAME_BYTES} bytes");
+            return Err(Invalid::new("name", why, "choose a name that people will recognise"));
+        }
+        if let Err(error) = SiteId::new(&self.default_site) {
+            return Err(Invalid::new("default_site", error, "write a label such as \"north\""));
+        }
+        let url = &self.keyserver_url;
+        let is_url = url.starts_with("http://") || url.starts_with("https://");
+        if !url.is_empty() && (!is_url || url.len() > MAX_URL_BYTES) {
+            let hint = "write it like \"http://127.0.0.1:7002\", or leave it empty";
+            return Err(Invalid::new("keyserver_url", "this is not the address of a keyserver", hint));
+        }
+        self.plans.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon::config::Sources;
+
+    use super::*;
+
+    fn refusal(assignment: &str) -> String {
+        Sources::none().set(assignment).load::<Config>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn example_file_says_what_the_defaults_are() {
+        daemon::config::example_is_default::<Config>().unwrap();
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused_by_name() {
+        for (assignment, key) in [
+            ("plans.renew_after=\"1h\"", "plans.renew_after"),
+            ("plans.silence=\"1s\"", "plans.silence"),
+            ("plans.complainers=0", "plans.complainers"),
+            ("plans.max_sources=0", "plans.max_sources"),
+            ("plans.unknown_box=\"0 B/s\"", "plans.unknown_box"),
+            ("default_site=\"North Pole\"", "default_site"),
+            ("keyserver_url=\"127.0.0.1\"", "keyserver_url"),
+            ("name=\"\"", "name"),
+        ] {
+            let said = refusal(assignment);
+            assert!(said.contains(key), "{assignment}: {said}");
+        }
+    }
+}

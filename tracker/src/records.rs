@@ -1,0 +1,594 @@
+//! What a tracker writes down: every key of its store, what lies there, and how it is read at the start.
+//!
+//! Values are protobuf messages of this file, not of `proto/`: the contract with devices and the layout on disk change
+//! for different reasons. What may be longer than one value of the store is cut into parts under neighbouring keys.
+//! Letters and field numbers are never reused; integers in keys are big-endian.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use daemon::exit::{Exit, Failure};
+use daemon::store::{Batch, MAX_PAGE, MAX_VALUE_BYTES, Store};
+use prost::Message;
+use swarm_proto::bitmap::Holding;
+use swarm_proto::catalog::CatalogEntry;
+use swarm_proto::id::{AccountId, DeviceId, ItemId, PublisherId, SiteId, TitleId};
+use swarm_proto::membership::DeviceKind;
+use swarm_proto::signed::Signed;
+use swarm_proto::time::Utc;
+use swarm_proto::tracker::catalog::Listing;
+use swarm_proto::tracker::queue::{self, PriorityList};
+use swarm_proto::tracker::registry::{Customer, Device, Invite, InviteKey, Status};
+use swarm_proto::wrap::HpkePublic;
+
+/// Parts of the longest record, a catalog entry of 64 KiB with its signature and marks.
+const MAX_PARTS: u8 = 17;
+
+/// Every key. Each begins with a letter that says what lies there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Key<'a> {
+    /// `t` ‖ title (16) ‖ part (1): a [`StoredTitle`], in parts.
+    TitlePart(&'a TitleId, u8),
+    /// `c` ‖ account (16): a [`StoredCustomer`].
+    Customer(&'a AccountId),
+    /// `d` ‖ device (32): a [`StoredDevice`].
+    Device(&'a DeviceId),
+    /// `s` ‖ device (32): when it was last seen, milliseconds of UTC (8).
+    Seen(&'a DeviceId),
+    /// `i` ‖ hash of the code (32): a [`StoredInvite`].
+    Invite(&'a InviteKey),
+    /// `p` ‖ publisher (32): its name.
+    Publisher(&'a PublisherId),
+    /// `q` ‖ account (16) ‖ part (1): a [`StoredQueue`], in parts.
+    QueuePart(&'a AccountId, u8),
+    /// `h` ‖ device (32) ‖ item (32) ‖ part (1): a [`StoredHolding`], in parts.
+    HoldingPart(&'a DeviceId, &'a ItemId, u8),
+    /// `x`: [`Traffic`].
+    Traffic,
+}
+
+impl Key<'_> {
+    fn bytes(self) -> Bytes {
+        let mut key = BytesMut::with_capacity(66);
+        match self {
+            Key::TitlePart(title, part) => {
+                key.put_u8(b't');
+                key.put_slice(title.as_bytes());
+                key.put_u8(part);
+            }
+            Key::Customer(account) => {
+                key.put_u8(b'c');
+                key.put_slice(account.as_bytes());
+            }
+            Key::Device(device) => {
+                key.put_u8(b'd');
+                key.put_slice(device.as_bytes());
+            }
+            Key::Seen(device) => {
+                key.put_u8(b's');
+                key.put_slice(device.as_bytes());
+            }
+            Key::Invite(invite) => {
+                key.put_u8(b'i');
+                key.put_slice(&invite.0);
+            }
+            Key::Publisher(publisher) => {
+                key.put_u8(b'p');
+                key.put_slice(publisher.as_bytes());
+            }
+            Key::QueuePart(account, part) => {
+                key.put_u8(b'q');
+                key.put_slice(account.as_bytes());
+                key.put_u8(part);
+            }
+            Key::HoldingPart(device, item, part) => {
+                key.put_u8(b'h');
+                key.put_slice(device.as_bytes());
+                key.put_slice(item.as_bytes());
+                key.put_u8(part);
+            }
+            Key::Traffic => key.put_u8(b'x'),
+        }
+        key.freeze()
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredTitle {
+    #[prost(bytes = "bytes", tag = "1")]
+    signed: Bytes,
+    #[prost(uint64, tag = "2")]
+    catalog_version: u64,
+    #[prost(bool, tag = "3")]
+    hidden: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredCustomer {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(bool, tag = "2")]
+    suspended: bool,
+    #[prost(uint64, tag = "3")]
+    created_utc_ms: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredDevice {
+    #[prost(bytes = "vec", tag = "1")]
+    account: Vec<u8>,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(string, tag = "3")]
+    site: String,
+    #[prost(bool, tag = "4")]
+    is_seed: bool,
+    #[prost(bytes = "vec", tag = "5")]
+    hpke: Vec<u8>,
+    #[prost(uint64, tag = "6")]
+    issued_utc_ms: u64,
+    #[prost(uint64, tag = "7")]
+    serial: u64,
+    #[prost(bool, tag = "8")]
+    revoked: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredInvite {
+    #[prost(bytes = "vec", tag = "1")]
+    account: Vec<u8>,
+    #[prost(bool, tag = "2")]
+    is_seed: bool,
+    #[prost(string, tag = "3")]
+    site: String,
+    #[prost(uint64, tag = "4")]
+    expires_utc_ms: u64,
+    #[prost(bytes = "vec", tag = "5")]
+    used_by: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredQueue {
+    #[prost(uint64, tag = "1")]
+    version: u64,
+    #[prost(message, repeated, tag = "2")]
+    entries: Vec<StoredQueueEntry>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredQueueEntry {
+    #[prost(bytes = "vec", tag = "1")]
+    title: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    target: Vec<u8>,
+    #[prost(uint64, tag = "3")]
+    added_utc_ms: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredHolding {
+    #[prost(uint32, tag = "1")]
+    n_chunks: u32,
+    /// One bit a chunk; none for a copy.
+    #[prost(bytes = "vec", tag = "2")]
+    bits: Vec<u8>,
+}
+
+/// Bytes that devices have received, by who sent them, since the store began.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(crate) struct Traffic {
+    /// From boxes, verified.
+    #[prost(uint64, tag = "1")]
+    pub(crate) from_boxes_bytes: u64,
+    /// From seeds, verified.
+    #[prost(uint64, tag = "2")]
+    pub(crate) from_seeds_bytes: u64,
+    /// Of no use to whoever received them.
+    #[prost(uint64, tag = "3")]
+    pub(crate) wasted_bytes: u64,
+}
+
+/// Writes that belong together. The parts of a record that has become shorter are deleted with it.
+#[derive(Debug, Default)]
+pub(crate) struct Records(Batch);
+
+impl Records {
+    pub(crate) fn new() -> Records {
+        Records::default()
+    }
+
+    pub(crate) fn title(self, listing: &Listing) -> Records {
+        let stored = StoredTitle {
+            signed: listing.signed.to_bytes(),
+            catalog_version: listing.catalog_version,
+            hidden: listing.hidden,
+        };
+        self.parts(|part| Key::TitlePart(&listing.entry.title, part), &stored.encode_to_vec())
+    }
+
+    pub(crate) fn customer(self, customer: &Customer) -> Records {
+        let stored = StoredCustomer {
+            name: customer.name.clone(),
+            suspended: customer.status == Status::Suspended,
+            created_utc_ms: customer.created.as_millis(),
+        };
+        self.put(Key::Customer(&customer.account), stored.encode_to_vec())
+    }
+
+    pub(crate) fn device(self, device: &Device) -> Records {
+        let stored = StoredDevice {
+            account: device.account.to_vec(),
+            name: device.name.clone(),
+            site: device.site.to_string(),
+            is_seed: device.kind == DeviceKind::Seed,
+            hpke: device.hpke.to_vec(),
+            issued_utc_ms: device.issued.as_millis(),
+            serial: device.serial,
+            revoked: device.revoked,
+        };
+        self.put(Key::Device(&device.device), stored.encode_to_vec())
+    }
+
+    pub(crate) fn seen(self, device: &DeviceId, at: Utc) -> Records {
+        self.put(Key::Seen(device), at.as_millis().to_be_bytes().to_vec())
+    }
+
+    pub(crate) fn invite(self, invite: &Invite) -> Records {
+        let stored = StoredInvite {
+            account: invite.account.to_vec(),
+            is_seed: invite.kind == DeviceKind::Seed,
+            site: invite.site.to_string(),
+            expires_utc_ms: invite.expires.as_millis(),
+            used_by: invite.used_by.map(Into::into).unwrap_or_default(),
+        };
+        self.put(Key::Invite(&invite.key), stored.encode_to_vec())
+    }
+
+    pub(crate) fn forgotten_invite(self, invite: &InviteKey) -> Records {
+        Records(self.0.delete(Key::Invite(invite).bytes()))
+    }
+
+    pub(crate) fn publisher(self, publisher: &PublisherId, name: &str) -> Records {
+        self.put(Key::Publisher(publisher), name.as_bytes().to_vec())
+    }
+
+    pub(crate) fn queue(self, account: &AccountId, list: &PriorityList) -> Records {
+        let entries = list.entries().iter().map(|entry| StoredQueueEntry {
+            title: entry.title.to_vec(),
+            target: entry.target.map(Into::into).unwrap_or_default(),
+            added_utc_ms: entry.added.as_millis(),
+        });
+        let stored = StoredQueue { version: list.version(), entries: entries.collect() };
+        self.parts(|part| Key::QueuePart(account, part), &stored.encode_to_vec())
+    }
+
+    /// What a device holds of an item; none: nothing any more.
+    pub(crate) fn holding(self, device: &DeviceId, item: &ItemId, holding: Option<&Holding>) -> Records {
+        let stored = holding.map(|holding| StoredHolding {
+            n_chunks: holding.n_chunks(),
+            bits: if holding.is_complete() { Vec::new() } else { holding.to_bits() },
+        });
+        let encoded = stored.map(|stored| stored.encode_to_vec()).unwrap_or_default();
+        self.few_parts(|part| Key::HoldingPart(device, item, part), &encoded, HOLDING_PARTS)
+    }
+
+    pub(crate) fn traffic(self, traffic: &Traffic) -> Records {
+        self.put(Key::Traffic, traffic.encode_to_vec())
+    }
+
+    /// Writes that may be lost in a crash, because devices will say the same again.
+    pub(crate) fn relaxed(self) -> Records {
+        Records(self.0.relaxed())
+    }
+
+    /// Whether another holding fits into the same batch.
+    pub(crate) fn has_room(&self) -> bool {
+        self.0.len() + usize::from(HOLDING_PARTS) <= daemon::store::MAX_BATCH
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) async fn commit(self, store: &dyn Store) -> Result<(), Failure> {
+        store.commit(self.0).await?;
+        Ok(())
+    }
+
+    fn put(self, key: Key<'_>, value: Vec<u8>) -> Records {
+        Records(self.0.put(key.bytes(), value))
+    }
+
+    fn parts<'a>(self, key: impl Fn(u8) -> Key<'a>, value: &[u8]) -> Records {
+        self.few_parts(key, value, MAX_PARTS)
+    }
+
+    fn few_parts<'a>(self, key: impl Fn(u8) -> Key<'a>, value: &[u8], at_most: u8) -> Records {
+        let mut pieces = value.chunks(MAX_VALUE_BYTES);
+        let Records(mut batch) = self;
+        for part in 0..at_most {
+            batch = match pieces.next() {
+                Some(piece) => batch.put(key(part).bytes(), piece.to_vec()),
+                None => batch.delete(key(part).bytes()),
+            };
+        }
+        assert!(pieces.next().is_none(), "a bounded record fits its parts");
+        Records(batch)
+    }
+}
+
+/// Parts of a holding: the bits of the largest item fill one value, and their header needs a little of a second.
+const HOLDING_PARTS: u8 = 2;
+
+/// Everything that was written down.
+#[derive(Debug, Default)]
+pub(crate) struct Everything {
+    pub(crate) titles: Vec<Listing>,
+    pub(crate) customers: Vec<Customer>,
+    pub(crate) devices: Vec<Device>,
+    pub(crate) invites: Vec<Invite>,
+    pub(crate) publishers: Vec<(PublisherId, String)>,
+    pub(crate) queues: Vec<(AccountId, PriorityList)>,
+    pub(crate) holdings: Vec<(DeviceId, ItemId, Holding)>,
+    pub(crate) traffic: Traffic,
+}
+
+impl Everything {
+    /// Reads the whole store. What was written by this program and cannot be read is a damaged disk, and said to be.
+    pub(crate) async fn load(store: &dyn Store) -> Result<Everything, Failure> {
+        let mut all = Everything::default();
+        for (key, value) in joined(store, b't', 1 + TitleId::LEN).await? {
+            all.titles.push(title(&value).ok_or_else(|| damaged(&key))?);
+        }
+        for (key, value) in single(store, b'c').await? {
+            all.customers.push(customer(&key, &value).ok_or_else(|| damaged(&key))?);
+        }
+        for (key, value) in single(store, b'd').await? {
+            all.devices.push(device(&key, &value).ok_or_else(|| damaged(&key))?);
+        }
+        for (key, value) in single(store, b's').await? {
+            let (id, seen) = seen(&key, &value).ok_or_else(|| damaged(&key))?;
+            if let Ok(at) = all.devices.binary_search_by_key(&id, |device| device.device) {
+                all.devices[at].last_seen = seen;
+            }
+        }
+        for (key, value) in single(store, b'i').await? {
+            all.invites.push(invite(&key, &value).ok_or_else(|| damaged(&key))?);
+        }
+        for (key, value) in single(store, b'p').await? {
+            let name = String::from_utf8(value).map_err(|_| damaged(&key))?;
+            all.publishers.push((PublisherId::try_from(&key[1..]).map_err(|_| damaged(&key))?, name));
+        }
+        for (key, value) in joined(store, b'q', 1 + AccountId::LEN).await? {
+            let list = queue(&value).ok_or_else(|| damaged(&key))?;
+            all.queues.push((AccountId::try_from(&key[1..]).map_err(|_| damaged(&key))?, list));
+        }
+        for (key, value) in joined(store, b'h', 1 + DeviceId::LEN + ItemId::LEN).await? {
+            all.holdings.push(holding(&key, &value).ok_or_else(|| damaged(&key))?);
+        }
+        if let Some(versioned) = store.get(&Key::Traffic.bytes()).await? {
+            all.traffic = Traffic::decode(versioned.value).map_err(|_| damaged(&Key::Traffic.bytes()))?;
+        }
+        Ok(all)
+    }
+}
+
+async fn single(store: &dyn Store, letter: u8) -> Result<Vec<(Bytes, Vec<u8>)>, Failure> {
+    let mut found = Vec::new();
+    let mut after: Option<Bytes> = None;
+    loop {
+        let page = store.scan(&[letter], after.as_deref(), MAX_PAGE).await?;
+        found.extend(page.entries.into_iter().map(|entry| (entry.key, entry.versioned.value.to_vec())));
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(found),
+        }
+    }
+}
+
+/// Records in parts: each under the beginning of its keys that has this length.
+async fn joined(store: &dyn Store, letter: u8, key_len: usize) -> Result<Vec<(Bytes, Vec<u8>)>, Failure> {
+    let mut found: Vec<(Bytes, Vec<u8>)> = Vec::new();
+    for (key, piece) in single(store, letter).await? {
+        if key.len() != key_len + 1 {
+            return Err(damaged(&key));
+        }
+        let of = key.slice(..key_len);
+        match found.last_mut() {
+            Some((last, value)) if *last == of => value.extend(piece),
+            _ => found.push((of, piece)),
+        }
+    }
+    Ok(found)
+}
+
+fn title(value: &[u8]) -> Option<Listing> {
+    let stored = StoredTitle::decode(value).ok()?;
+    let signed: Signed<CatalogEntry> = Signed::from_bytes(&stored.signed).ok()?;
+    let entry = signed.verify(&signed.signer()).ok()?;
+    Some(Listing { entry, signed, catalog_version: stored.catalog_version, hidden: stored.hidden })
+}
+
+fn customer(key: &[u8], value: &[u8]) -> Option<Customer> {
+    let stored = StoredCustomer::decode(value).ok()?;
+    Some(Customer {
+        account: AccountId::try_from(key.get(1..)?).ok()?,
+        name: stored.name,
+        status: if stored.suspended { Status::Suspended } else { Status::Active },
+        created: Utc::from_millis(stored.created_utc_ms),
+    })
+}
+
+fn device(key: &[u8], value: &[u8]) -> Option<Device> {
+    let stored = StoredDevice::decode(value).ok()?;
+    Some(Device {
+        device: DeviceId::try_from(key.get(1..)?).ok()?,
+        account: AccountId::try_from(stored.account.as_slice()).ok()?,
+        name: stored.name,
+        site: SiteId::new(&stored.site).ok()?,
+        kind: kind(stored.is_seed),
+        hpke: HpkePublic::try_from(stored.hpke.as_slice()).ok()?,
+        issued: Utc::from_millis(stored.issued_utc_ms),
+        serial: stored.serial,
+        revoked: stored.revoked,
+        last_seen: Utc::from_millis(stored.issued_utc_ms),
+    })
+}
+
+fn seen(key: &[u8], value: &[u8]) -> Option<(DeviceId, Utc)> {
+    let millis = u64::from_be_bytes(value.try_into().ok()?);
+    Some((DeviceId::try_from(key.get(1..)?).ok()?, Utc::from_millis(millis)))
+}
+
+fn invite(key: &[u8], value: &[u8]) -> Option<Invite> {
+    let stored = StoredInvite::decode(value).ok()?;
+    let used_by = match stored.used_by.is_empty() {
+        true => None,
+        false => Some(DeviceId::try_from(stored.used_by.as_slice()).ok()?),
+    };
+    Some(Invite {
+        key: InviteKey(key.get(1..)?.try_into().ok()?),
+        account: AccountId::try_from(stored.account.as_slice()).ok()?,
+        kind: kind(stored.is_seed),
+        site: SiteId::new(&stored.site).ok()?,
+        expires: Utc::from_millis(stored.expires_utc_ms),
+        used_by,
+    })
+}
+
+fn queue(value: &[u8]) -> Option<PriorityList> {
+    let stored = StoredQueue::decode(value).ok()?;
+    let entries = stored.entries.into_iter().map(|entry| {
+        let target = match entry.target.is_empty() {
+            true => None,
+            false => Some(DeviceId::try_from(entry.target.as_slice()).ok()?),
+        };
+        let title = TitleId::try_from(entry.title.as_slice()).ok()?;
+        Some(queue::Entry { title, target, added: Utc::from_millis(entry.added_utc_ms) })
+    });
+    PriorityList::restore(stored.version, entries.collect::<Option<Vec<_>>>()?)
+}
+
+fn holding(key: &[u8], value: &[u8]) -> Option<(DeviceId, ItemId, Holding)> {
+    let stored = StoredHolding::decode(value).ok()?;
+    let holding = match stored.bits.is_empty() {
+        true => Holding::complete(stored.n_chunks).ok()?,
+        false => Holding::from_bits(stored.n_chunks, &stored.bits).ok()?,
+    };
+    let (device, item) = key.get(1..)?.split_at_checked(DeviceId::LEN)?;
+    Some((DeviceId::try_from(device).ok()?, ItemId::try_from(item).ok()?, holding))
+}
+
+fn kind(is_seed: bool) -> DeviceKind {
+    if is_seed { DeviceKind::Seed } else { DeviceKind::Box }
+}
+
+fn damaged(key: &[u8]) -> Failure {
+    Failure::new(Exit::Integrity, "E-RECORD-01", "a record of this tracker cannot be read")
+        .why(format!("what lies at key {} is not what was written there", key.escape_ascii()))
+        .hint("check the disk, then restore the data folder from a backup")
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon::store::Memory;
+    use swarm_proto::geometry::MAX_CHUNKS;
+
+    use super::*;
+
+    fn account(n: u8) -> AccountId {
+        AccountId::from([n; 16])
+    }
+
+    fn device_id(n: u8) -> DeviceId {
+        DeviceId::from([n; 32])
+    }
+
+    async fn stored(records: Records) -> Everything {
+        let store = Memory::new();
+        records.commit(&store).await.unwrap();
+        Everything::load(&store).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn longest_queue_comes_back_whole() {
+        let entries = (0..queue::MAX_ENTRIES as u128).map(|n| queue::Entry {
+            title: TitleId::from(n.to_be_bytes()),
+            target: Some(device_id(1)),
+            added: Utc::from_secs(1_800_000_000),
+        });
+        let list = PriorityList::restore(7, entries.collect()).unwrap();
+        assert_eq!(stored(Records::new().queue(&account(1), &list)).await.queues, [(account(1), list)]);
+    }
+
+    #[tokio::test]
+    async fn queue_that_has_become_shorter_leaves_nothing_behind() {
+        let store = Memory::new();
+        let entry = |n: u128| queue::Entry { title: TitleId::from(n.to_be_bytes()), target: None, added: Utc::EPOCH };
+        let long = PriorityList::restore(1, (0..500).map(entry).collect()).unwrap();
+        let short = PriorityList::restore(2, (0..1).map(entry).collect()).unwrap();
+        for list in [&long, &short] {
+            Records::new().queue(&account(1), list).commit(&store).await.unwrap();
+        }
+        assert_eq!(Everything::load(&store).await.unwrap().queues, [(account(1), short)]);
+    }
+
+    #[tokio::test]
+    async fn holdings_come_back_however_scattered_they_are() {
+        let item = ItemId::from([2; 32]);
+        let scattered = Holding::from_runs(MAX_CHUNKS, (0..MAX_CHUNKS / 2).map(|n| 2 * n..2 * n + 1)).unwrap();
+        for holding in [scattered, Holding::complete(3).unwrap()] {
+            let records = Records::new().holding(&device_id(1), &item, Some(&holding));
+            assert_eq!(stored(records).await.holdings, [(device_id(1), item, holding)]);
+        }
+        let dropped = Records::new().holding(&device_id(1), &item, None);
+        assert!(stored(dropped).await.holdings.is_empty());
+    }
+
+    #[tokio::test]
+    async fn people_and_devices_come_back_as_they_were() {
+        let customer = Customer {
+            account: account(1),
+            name: "Müller".to_owned(),
+            status: Status::Suspended,
+            created: Utc::from_secs(5),
+        };
+        let device = Device {
+            device: device_id(3),
+            account: account(1),
+            name: "living room".to_owned(),
+            site: SiteId::new("north").unwrap(),
+            kind: DeviceKind::Seed,
+            hpke: HpkePublic::from_bytes([9; 32]),
+            issued: Utc::from_secs(6),
+            serial: 2,
+            revoked: true,
+            last_seen: Utc::from_secs(7),
+        };
+        let invite = Invite {
+            key: InviteKey([4; 32]),
+            account: account(1),
+            kind: DeviceKind::Box,
+            site: SiteId::new("south").unwrap(),
+            expires: Utc::from_secs(8),
+            used_by: Some(device_id(3)),
+        };
+        let traffic = Traffic { from_boxes_bytes: 1, from_seeds_bytes: 2, wasted_bytes: 3 };
+        let records = Records::new()
+            .customer(&customer)
+            .device(&device)
+            .seen(&device.device, device.last_seen)
+            .invite(&invite)
+            .publisher(&PublisherId::from([5; 32]), "Studio")
+            .traffic(&traffic);
+        let all = stored(records).await;
+        assert_eq!((all.customers, all.devices, all.invites), (vec![customer], vec![device], vec![invite]));
+        assert_eq!(all.publishers, [(PublisherId::from([5; 32]), "Studio".to_owned())]);
+        assert_eq!(all.traffic, traffic);
+    }
+
+    #[tokio::test]
+    async fn damaged_record_is_named_and_not_skipped() {
+        let store = Memory::new();
+        store.commit(Batch::new().put(Key::Device(&device_id(1)).bytes(), vec![0xff; 9])).await.unwrap();
+        assert_eq!(Everything::load(&store).await.unwrap_err().code, "E-RECORD-01");
+    }
+}

@@ -1,0 +1,55 @@
+//! The gRPC services: each call is admitted, its message checked, and the state asked.
+
+mod catalog;
+mod enrolment;
+mod operator;
+mod queue;
+mod swarm;
+
+use std::sync::Arc;
+
+use swarm_proto::id::ServerId;
+use swarm_proto::pb::tracker as pb;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::auth::Auth;
+use crate::state::Handle;
+use daemon::Shutdown;
+
+/// Largest message of a device: a Hello of 100,000 holdings that are not too scattered.
+const MAX_REPORT_BYTES: usize = 8 << 20;
+
+/// Largest message of every other call: a signed entry and little more.
+const MAX_MESSAGE_BYTES: usize = 256 << 10;
+
+/// What every service stands on.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) auth: Auth,
+    pub(crate) state: Handle,
+    pub(crate) server: ServerId,
+    pub(crate) name: Arc<str>,
+    pub(crate) keyserver_url: Arc<str>,
+    pub(crate) shutdown: Shutdown,
+}
+
+impl Shared {
+    fn stop(&self) -> CancellationToken {
+        self.shutdown.token()
+    }
+}
+
+/// Every service of a tracker.
+pub(crate) fn routes(shared: Shared) -> Routes {
+    let catalog = pb::catalog_server::CatalogServer::new(catalog::Service(shared.clone()));
+    let enrolment = pb::enrolment_server::EnrolmentServer::new(enrolment::Service(shared.clone()));
+    let swarm = pb::swarm_server::SwarmServer::new(swarm::Service(shared.clone()));
+    let queue = pb::queue_server::QueueServer::new(queue::Service(shared.clone()));
+    let operator = pb::operator_server::OperatorServer::new(operator::Service(shared));
+    Routes::new(catalog.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(enrolment.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(swarm.max_decoding_message_size(MAX_REPORT_BYTES))
+        .add_service(queue.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(operator.max_decoding_message_size(MAX_MESSAGE_BYTES))
+}

@@ -1,0 +1,253 @@
+//! Questions about customers, devices, invitations and publishers.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use daemon::exit::Failure;
+use futures::FutureExt as _;
+use swarm_proto::code::EnrolCode;
+use swarm_proto::id::{AccountId, DeviceId, PublisherId, SiteId};
+use swarm_proto::membership::{DeviceKind, Membership};
+use swarm_proto::pb::tracker as pb;
+use swarm_proto::signed::Signed;
+use swarm_proto::time::Now;
+use swarm_proto::tracker::planner::Profile;
+use swarm_proto::tracker::registry::{Applicant, Customer, Device, Invite, InviteKey, RegistryError, Status};
+use tonic::Status as GrpcStatus;
+
+use super::{Handle, State};
+use crate::convert;
+use crate::records::Records;
+use crate::refusal;
+
+/// Invitations that one sweep forgets; the rest waits for the next.
+const MAX_SWEPT: usize = 500;
+
+impl Handle {
+    /// Adds a customer.
+    pub(crate) async fn add_customer(&self, name: String) -> Result<pb::Customer, Failure> {
+        self.ask(move |state, now| state.add_customer(now, name).boxed()).await
+    }
+
+    /// A page of customers.
+    pub(crate) async fn customers(
+        &self,
+        after: Option<AccountId>,
+        page_size: usize,
+    ) -> Result<pb::ListCustomersResponse, Failure> {
+        self.look(move |state, _| {
+            let mut rest = state.registry.customers_after(after).peekable();
+            let page: Vec<&Customer> = rest.by_ref().take(page_size).collect();
+            let more = rest.peek().and_then(|_| page.last().map(|last| last.account.to_vec()));
+            let customers = page.into_iter().map(|it| state.customer_message(it)).collect();
+            Ok(pb::ListCustomersResponse { customers, next_page_token: more.unwrap_or_default() })
+        })
+        .await
+    }
+
+    /// Suspends a customer, or serves it again.
+    pub(crate) async fn set_customer_status(
+        &self,
+        account: AccountId,
+        status: Status,
+    ) -> Result<pb::Customer, Failure> {
+        self.ask(move |state, _| state.set_customer_status(account, status).boxed()).await
+    }
+
+    /// Makes a code for one device.
+    pub(crate) async fn invite(
+        &self,
+        account: AccountId,
+        kind: DeviceKind,
+        site: String,
+        valid: Duration,
+    ) -> Result<pb::InviteDeviceResponse, Failure> {
+        self.ask(move |state, now| {
+            async move {
+                let site = convert::site(&site, &state.default_site).map_err(|invalid| refusal::field(&invalid))?;
+                state.invite(now, account, kind, site, valid).await
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Turns a code into a membership, for a device that has proven its key and asks from this address.
+    pub(crate) async fn enrol(
+        &self,
+        from: IpAddr,
+        code: EnrolCode,
+        applicant: Applicant,
+    ) -> Result<pb::EnrolResponse, Failure> {
+        self.ask(move |state, now| state.enrol(now, from, code, applicant).boxed()).await
+    }
+
+    /// Whether a device belongs here.
+    pub(crate) async fn check_member(&self, device: DeviceId) -> Result<(), Failure> {
+        self.look(move |state, _| state.registry.member(&device).map(drop).map_err(refusal::caller)).await
+    }
+
+    /// A page of devices, of one customer or of all.
+    pub(crate) async fn devices(
+        &self,
+        account: Option<AccountId>,
+        after: Option<DeviceId>,
+        page_size: usize,
+    ) -> Result<pb::ListDevicesResponse, Failure> {
+        self.look(move |state, _| {
+            let all = account.is_none().then(|| state.registry.devices_after(after)).into_iter().flatten();
+            let of_one = account.iter().flat_map(|account| state.registry.devices_of(account));
+            let of_one = of_one.filter(|it| after.is_none_or(|after| it.device > after));
+            let mut rest = all.chain(of_one).peekable();
+            let page: Vec<&Device> = rest.by_ref().take(page_size).collect();
+            let more = rest.peek().and_then(|_| page.last().map(|last| last.device.to_vec()));
+            let devices = page.into_iter().map(|it| state.device_message(it)).collect();
+            Ok(pb::ListDevicesResponse { devices, next_page_token: more.unwrap_or_default() })
+        })
+        .await
+    }
+
+    /// Shuts a device out.
+    pub(crate) async fn revoke(&self, device: DeviceId) -> Result<pb::Device, Failure> {
+        self.ask(move |state, now| state.revoke(now, device).boxed()).await
+    }
+
+    /// Lets a publisher publish; true if it could already.
+    pub(crate) async fn admit_publisher(&self, publisher: PublisherId, name: String) -> Result<bool, Failure> {
+        self.ask(move |state, _| state.admit_publisher(publisher, name).boxed()).await
+    }
+}
+
+impl State {
+    async fn add_customer(&mut self, now: Now, name: String) -> Result<pb::Customer, Failure> {
+        let account = AccountId::generate(&mut self.rng);
+        let customer = self.registry.new_customer(now.utc, account, &name).map_err(refusal::registry)?;
+        self.commit(Records::new().customer(&customer)).await?;
+        let answer = convert::customer(&customer, 0);
+        self.registry.insert_customer(customer);
+        Ok(answer)
+    }
+
+    async fn set_customer_status(&mut self, account: AccountId, status: Status) -> Result<pb::Customer, Failure> {
+        let customer = self.registry.with_status(&account, status).map_err(refusal::registry)?;
+        self.commit(Records::new().customer(&customer)).await?;
+        tracing::info!(%account, ?status, "customer changed");
+        let answer = self.customer_message(&customer);
+        self.registry.insert_customer(customer);
+        Ok(answer)
+    }
+
+    async fn invite(
+        &mut self,
+        now: Now,
+        account: AccountId,
+        kind: DeviceKind,
+        site: SiteId,
+        valid: Duration,
+    ) -> Result<pb::InviteDeviceResponse, Failure> {
+        let code = EnrolCode::generate(&mut self.rng);
+        let expires = now.utc + valid;
+        let invite = Invite { key: InviteKey::of(&code), account, kind, site, expires, used_by: None };
+        let invite = self.registry.new_invite(invite).map_err(refusal::registry)?;
+        self.commit(Records::new().invite(&invite)).await?;
+        self.registry.insert_invite(invite);
+        Ok(pb::InviteDeviceResponse { code: code.reveal().to_string(), expires_utc_ms: expires.as_millis() })
+    }
+
+    async fn enrol(
+        &mut self,
+        now: Now,
+        from: IpAddr,
+        code: EnrolCode,
+        applicant: Applicant,
+    ) -> Result<pb::EnrolResponse, Failure> {
+        if let Some(wait) = self.guesses.wait(now.mono, &from) {
+            return Err(refusal::too_many_guesses(wait));
+        }
+        let enrolment = match self.registry.enrol(now.utc, InviteKey::of(&code), applicant) {
+            Ok(enrolment) => enrolment,
+            Err(error) => {
+                if error == RegistryError::NoInvite {
+                    self.guesses.handle_wrong(now.mono, from);
+                }
+                return Err(refusal::registry(error));
+            }
+        };
+        if !enrolment.already {
+            self.commit(Records::new().device(&enrolment.device).invite(&enrolment.invite)).await?;
+            let device = &enrolment.device;
+            tracing::info!(device = %device.device.short(), account = %device.account, "device enrolled");
+        }
+        let membership = self.sign_membership(&enrolment.device)?;
+        self.insert_device(enrolment.device);
+        self.registry.insert_invite(enrolment.invite);
+        Ok(pb::EnrolResponse { membership: Some(membership.into()), swarm_key: self.swarm_key.to_vec() })
+    }
+
+    async fn revoke(&mut self, now: Now, device: DeviceId) -> Result<pb::Device, Failure> {
+        let revoked = self.registry.revoked(&device).map_err(refusal::registry)?;
+        self.commit(Records::new().device(&revoked)).await?;
+        tracing::info!(device = %device.short(), "device revoked");
+        self.registry.insert_device(revoked.clone());
+        self.planner.handle_revoked(now, device);
+        let why = refusal::status(refusal::caller(RegistryError::Revoked));
+        self.close_session(&device, why);
+        Ok(self.device_message(&revoked))
+    }
+
+    async fn admit_publisher(&mut self, publisher: PublisherId, name: String) -> Result<bool, Failure> {
+        if self.registry.publisher_name(&publisher) == Some(name.as_str()) {
+            return Ok(true);
+        }
+        let already = self.registry.is_publisher(&publisher);
+        self.commit(Records::new().publisher(&publisher, &name)).await?;
+        self.registry.insert_publisher(publisher, name);
+        Ok(already)
+    }
+
+    /// Forgets invitations that are over. A failure is no harm: the next sweep finds them again after a restart.
+    pub(super) async fn sweep_invites(&mut self, now: Now) {
+        for forgotten in self.registry.forget_invites(now.utc).chunks(MAX_SWEPT) {
+            let records = forgotten.iter().fold(Records::new(), |records, key| records.forgotten_invite(key));
+            if let Err(failure) = self.commit(records.relaxed()).await {
+                tracing::warn!(%failure, "old invitations could not be deleted");
+                return;
+            }
+        }
+    }
+
+    /// Puts in a device that is on disk.
+    pub(super) fn insert_device(&mut self, device: Device) {
+        let profile = Profile { kind: device.kind, site: device.site.clone(), account: device.account };
+        self.planner.handle_enrolled(device.device, profile);
+        self.registry.insert_device(device);
+    }
+
+    pub(super) fn sign_membership(&self, device: &Device) -> Result<Signed<Membership>, Failure> {
+        Signed::sign(&self.key, &device.membership()).map_err(|invalid| refusal::field(&invalid))
+    }
+
+    /// The membership of a device, renewed if it is due.
+    pub(super) async fn renew_membership(
+        &mut self,
+        now: Now,
+        device: &DeviceId,
+    ) -> Result<Option<Signed<Membership>>, Failure> {
+        let Some(renewed) = self.registry.device(device).and_then(|it| it.renewed(now.utc)) else { return Ok(None) };
+        self.commit(Records::new().device(&renewed)).await?;
+        let membership = self.sign_membership(&renewed)?;
+        self.registry.insert_device(renewed);
+        Ok(Some(membership))
+    }
+
+    fn customer_message(&self, customer: &Customer) -> pb::Customer {
+        convert::customer(customer, self.registry.devices_of(&customer.account).filter(|it| !it.revoked).count())
+    }
+
+    pub(super) fn close_session(&mut self, device: &DeviceId, why: GrpcStatus) {
+        if let Some(session) = self.sessions.remove(device) {
+            session.mailbox.close(why);
+            self.count_online();
+        }
+    }
+}

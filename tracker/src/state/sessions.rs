@@ -1,0 +1,449 @@
+//! What happens while devices are here: they come, report, ask who sends what, and go.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use daemon::exit::Failure;
+use futures::FutureExt as _;
+use swarm_proto::bitmap::Holding;
+use swarm_proto::id::{DeviceId, ItemId};
+use swarm_proto::invalid::Invalid;
+use swarm_proto::limit::Limit;
+use swarm_proto::membership::DeviceKind;
+use swarm_proto::pb::common as pb_common;
+use swarm_proto::pb::tracker as pb;
+use swarm_proto::pb::tracker::report::Report;
+use swarm_proto::signed::Signed;
+use swarm_proto::ticket::{Ticket, TicketClass};
+use swarm_proto::time::Now;
+use swarm_proto::tracker::addresses::Reachable;
+use swarm_proto::tracker::planner::{Plan, Wish};
+use swarm_proto::tracker::registry::Device;
+use tonic::Status;
+
+use super::{FLUSH_AFTER, Handle, State};
+use crate::convert::{self, Hello};
+use crate::mailbox::Mailbox;
+use crate::refusal;
+
+/// Seeds that a device keeps connected.
+const PINNED_SEEDS: usize = 3;
+
+/// How long a ticket lasts.
+const TICKET_LASTS: Duration = Duration::from_secs(24 * 3_600);
+
+/// A ticket allows this part of an item above its length from seeds: chunks may have to be sent twice.
+const SEED_SLACK_DIVISOR: u64 = 10;
+
+/// Items outside the catalog that one device may hold chunks of: what a publisher's seed is about to publish, and
+/// what titles have pointed to before.
+const MAX_UNLISTED: usize = 1_000;
+
+/// A device that is here.
+#[derive(Debug)]
+pub(super) struct Session {
+    /// Tells the streams of one device apart: the last one counts.
+    number: u64,
+    pub(super) mailbox: Mailbox,
+    reachable: Reachable,
+}
+
+/// What the web page tells of a title.
+#[derive(Debug, Clone)]
+pub(crate) struct TitleCopies {
+    pub(crate) name: String,
+    pub(crate) sealed_len: u64,
+    pub(crate) copies_online: usize,
+    pub(crate) partial_online: usize,
+}
+
+/// What the web page tells of everything.
+#[derive(Debug, Clone)]
+pub(crate) struct Overview {
+    pub(crate) boxes_online: usize,
+    pub(crate) seeds_online: usize,
+    pub(crate) n_titles: usize,
+    pub(crate) titles: Vec<TitleCopies>,
+    pub(crate) traffic: pb::TrafficTotals,
+}
+
+impl Handle {
+    /// A device has opened a stream and said what it holds. Answers the number of its session.
+    pub(crate) async fn arrive(
+        &self,
+        device: DeviceId,
+        from: IpAddr,
+        hello: Hello,
+        mailbox: Mailbox,
+        again: Option<u64>,
+    ) -> Result<u64, Failure> {
+        self.ask(move |state, now| state.arrive(now, device, from, hello, mailbox, again).boxed()).await
+    }
+
+    /// A device reports something.
+    pub(crate) async fn report(&self, device: DeviceId, session: u64, report: Report) -> Result<(), Failure> {
+        self.look(move |state, now| state.report(now, device, session, report)).await
+    }
+
+    /// A device's stream is over.
+    pub(crate) async fn depart(&self, device: DeviceId, session: u64) -> Result<(), Failure> {
+        self.look(move |state, now| {
+            state.depart(now, device, session);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Who sends an item to a device that asks from this address.
+    pub(crate) async fn assign(
+        &self,
+        device: DeviceId,
+        from: IpAddr,
+        item: ItemId,
+        missing: Vec<pb_common::ChunkRange>,
+        playing: bool,
+    ) -> Result<pb::Plan, Failure> {
+        self.look(move |state, now| state.assign(now, device, from, item, &missing, playing)).await
+    }
+
+    /// Who holds which chunks of an item.
+    pub(crate) async fn copies(&self, item: ItemId) -> Result<pb::Copies, Failure> {
+        self.look(move |state, _| state.copies(item)).await
+    }
+
+    /// Bytes by source.
+    pub(crate) async fn traffic(&self) -> Result<pb::TrafficTotals, Failure> {
+        self.look(|state, _| Ok(state.traffic_message())).await
+    }
+
+    /// What the web page tells.
+    pub(crate) async fn overview(&self, at_most: usize) -> Result<Overview, Failure> {
+        self.look(move |state, _| Ok(state.overview(at_most))).await
+    }
+}
+
+impl State {
+    async fn arrive(
+        &mut self,
+        now: Now,
+        device: DeviceId,
+        from: IpAddr,
+        hello: Hello,
+        mailbox: Mailbox,
+        again: Option<u64>,
+    ) -> Result<u64, Failure> {
+        let member = self.registry.member(&device).map_err(refusal::caller)?.clone();
+        self.check_holdings(&hello.holdings)?;
+        let is_current = |session: &Session| Some(session.number) == again;
+        if again.is_some() && !self.sessions.get(&device).is_some_and(is_current) {
+            return Err(refusal::stopping());
+        }
+        let renewed = self.renew_membership(now, &device).await?;
+
+        if again.is_none() {
+            self.close_session(&device, Status::aborted("another stream of this device has taken over"));
+            self.last_session += 1;
+        }
+        let number = again.unwrap_or(self.last_session);
+        let reachable = Reachable::new(from, hello.addresses.iter().map(String::as_str));
+        tracing::debug!(device = %device.short(), software = hello.software.escape_debug().to_string(), "device is here");
+        self.sessions.insert(device, Session { number, mailbox: mailbox.clone(), reachable });
+        self.planner.handle_arrived(now, device);
+        self.replace_holdings(now, device, hello.holdings);
+        self.note_seen(now, device);
+        self.count_online();
+
+        mailbox.welcome(self.welcome(&device, from));
+        if let Some(membership) = renewed {
+            mailbox.membership(membership.into());
+        }
+        mailbox.queue(self.queue_message(&member.account));
+        mailbox.catalog_version(self.catalog.version());
+        Ok(number)
+    }
+
+    fn report(&mut self, now: Now, device: DeviceId, session: u64, report: Report) -> Result<(), Failure> {
+        if self.sessions.get(&device).is_none_or(|it| it.number != session) {
+            return Err(refusal::stopping());
+        }
+        let field = |invalid: Invalid| refusal::field(&invalid);
+        match report {
+            Report::Hello(_) => unreachable!("a Hello is an arrival"),
+            Report::Holding(change) => {
+                let change = change.holding.ok_or_else(|| field(Invalid::new("holding.holding", "is missing")))?;
+                let holding = convert::item_holding(change).map_err(|error| field(error.inside("holding.holding")))?;
+                self.check_holding(device, &holding).map_err(|error| field(error.inside("holding.holding")))?;
+                self.planner.handle_alive(now, device);
+                self.hold(now, device, holding.0, holding.1);
+            }
+            Report::Heartbeat(heartbeat) => self.planner.handle_heartbeat(now, device, convert::link(&heartbeat)),
+            Report::Stall(stall) => {
+                let item = convert::id("stall.item", &stall.item).map_err(field)?;
+                let source: DeviceId = convert::id("stall.source", &stall.source).map_err(field)?;
+                tracing::debug!(device = %device.short(), source = %source.short(), "source stalls");
+                self.planner.handle_alive(now, device);
+                self.planner.handle_stall(now, device, item, source);
+            }
+            Report::Traffic(traffic) => {
+                let rows = convert::traffic(&traffic).map_err(field)?;
+                self.planner.handle_alive(now, device);
+                rows.iter().for_each(|row| self.count_traffic(row));
+                self.unwritten.traffic = true;
+                self.unwritten.is_due_by(now.mono + FLUSH_AFTER);
+            }
+        }
+        self.note_seen(now, device);
+        Ok(())
+    }
+
+    fn depart(&mut self, now: Now, device: DeviceId, session: u64) {
+        if self.sessions.get(&device).is_none_or(|it| it.number != session) {
+            return;
+        }
+        self.sessions.remove(&device);
+        self.planner.handle_departed(now, device);
+        self.count_online();
+        tracing::debug!(device = %device.short(), "device is gone");
+    }
+
+    fn assign(
+        &mut self,
+        now: Now,
+        device: DeviceId,
+        from: IpAddr,
+        item: ItemId,
+        missing: &[pb_common::ChunkRange],
+        playing: bool,
+    ) -> Result<pb::Plan, Failure> {
+        self.registry.admit(&device).map_err(refusal::caller)?;
+        let listing = self.catalog.item(&item).ok_or_else(refusal::no_title)?;
+        if !listing.is_offered() {
+            return Err(refusal::not_offered());
+        }
+        let n_chunks = listing.n_chunks();
+        let missing = convert::missing(n_chunks, missing).map_err(|invalid| refusal::field(&invalid))?;
+        let wish = Wish { device, item, n_chunks, missing, playing };
+        let plan = self.planner.plan(now, wish.clone());
+        self.plan_message(now, &wish, &plan, from)
+    }
+
+    /// Sends a plan that nobody asked for, because the one before is not good any more.
+    pub(super) fn push_plan(&mut self, wish: &Wish, plan: Plan) {
+        let Some(session) = self.sessions.get(&wish.device) else { return };
+        let (mailbox, from) = (session.mailbox.clone(), session.reachable.observed());
+        match self.plan_message(crate::clock::now(), wish, &plan, from) {
+            Ok(message) => mailbox.plan(wish.item, message),
+            Err(failure) => tracing::warn!(%failure, "a new plan could not be sent"),
+        }
+    }
+
+    fn plan_message(&mut self, now: Now, wish: &Wish, plan: &Plan, from: IpAddr) -> Result<pb::Plan, Failure> {
+        let listing = self.catalog.item(&wish.item).ok_or_else(refusal::no_title)?;
+        let sealed_len = listing.entry.geometry.sealed_len();
+        let ticket = self.ticket(now, wish, sealed_len)?;
+        let until = plan.until.as_millis();
+        let leases = plan.leases.iter().map(|it| convert::lease(it, until, self.addresses_of(&it.source, from)));
+        let outcome = if plan.leases.is_empty() { "waiting" } else { "planned" };
+        self.counters.plans.get_or_create(&[("outcome", outcome)]).inc();
+        Ok(pb::Plan {
+            item: wish.item.to_vec(),
+            n_chunks: wish.n_chunks,
+            sealed_len,
+            leases: leases.collect(),
+            ticket: Some(ticket.into()),
+            renew_after_ms: u64::try_from(plan.renew_after.as_millis()).unwrap_or(u64::MAX),
+            waiting: plan.waiting.map(|why| why.to_string()).unwrap_or_default(),
+        })
+    }
+
+    fn ticket(&mut self, now: Now, wish: &Wish, sealed_len: u64) -> Result<Signed<Ticket>, Failure> {
+        // Counts on from the clock, so that it goes on rising over a restart.
+        self.last_ticket = (self.last_ticket + 1).max(now.utc.as_millis());
+        let ticket = Ticket {
+            device: wish.device,
+            item: wish.item,
+            class: if wish.playing { TicketClass::Playing } else { TicketClass::Queued },
+            expires: now.utc + TICKET_LASTS,
+            seed_bytes_max: Limit::Of(sealed_len + sealed_len / SEED_SLACK_DIVISOR),
+            serial: self.last_ticket,
+        };
+        Signed::sign(&self.key, &ticket).map_err(|invalid| refusal::field(&invalid))
+    }
+
+    fn welcome(&mut self, device: &DeviceId, from: IpAddr) -> pb::Welcome {
+        let seeds = self.planner.online_seeds(device, PINNED_SEEDS);
+        let site = self.registry.device(device).map(|it| it.site.clone());
+        let pinned = seeds.into_iter().map(|seed| pb::Source {
+            device: seed.to_vec(),
+            kind: pb_common::DeviceKind::Seed.into(),
+            addresses: self.addresses_of(&seed, from),
+            same_site: self.registry.device(&seed).map(|it| &it.site) == site.as_ref(),
+        });
+        pb::Welcome {
+            heartbeat_every_ms: u64::try_from(self.config.plans.heartbeat_every.get().as_millis()).unwrap_or(u64::MAX),
+            observed_address: from.to_string(),
+            pinned_seeds: pinned.collect(),
+        }
+    }
+
+    fn addresses_of(&self, source: &DeviceId, asker: IpAddr) -> Vec<String> {
+        self.sessions.get(source).map(|it| it.reachable.for_asker(asker)).unwrap_or_default()
+    }
+
+    fn check_holdings(&self, holdings: &[(ItemId, Holding)]) -> Result<(), Failure> {
+        let mut unlisted = 0;
+        for (at, (item, holding)) in holdings.iter().enumerate() {
+            unlisted += usize::from(self.catalog.item(item).is_none());
+            let check = self.check_size(item, holding).and_then(|()| check_unlisted(unlisted));
+            check.map_err(|error| refusal::field(&error.inside(format!("hello.holdings[{at}]"))))?;
+        }
+        Ok(())
+    }
+
+    fn check_holding(&self, device: DeviceId, (item, holding): &(ItemId, Holding)) -> Result<(), Invalid> {
+        let is_new = self.planner.holding(&device, item).is_none() && !holding.is_empty();
+        if is_new && self.planner.held_by(&device).count() >= convert::MAX_HOLDINGS {
+            return Err(Invalid::new("item", format!("is one more than {} items", convert::MAX_HOLDINGS)));
+        }
+        if is_new && self.catalog.item(item).is_none() {
+            let unlisted = self.planner.held_by(&device).filter(|it| self.catalog.item(it).is_none()).count();
+            check_unlisted(unlisted + 1)?;
+        }
+        self.check_size(item, holding)
+    }
+
+    fn check_size(&self, item: &ItemId, holding: &Holding) -> Result<(), Invalid> {
+        match self.catalog.item(item).map(|it| it.n_chunks()) {
+            Some(n_chunks) if n_chunks != holding.n_chunks() => {
+                Err(Invalid::new("n_chunks", format!("must be {n_chunks}, as the catalog says of this item")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn replace_holdings(&mut self, now: Now, device: DeviceId, holdings: Vec<(ItemId, Holding)>) {
+        let told: BTreeSet<ItemId> = holdings.iter().map(|(item, _)| *item).collect();
+        let gone: Vec<ItemId> = self.planner.held_by(&device).filter(|item| !told.contains(item)).copied().collect();
+        for item in gone {
+            if let Some(held) = self.planner.holding(&device, &item)
+                && let Ok(nothing) = Holding::empty(held.n_chunks())
+            {
+                self.hold(now, device, item, nothing);
+            }
+        }
+        for (item, holding) in holdings {
+            self.hold(now, device, item, holding);
+        }
+    }
+
+    fn hold(&mut self, now: Now, device: DeviceId, item: ItemId, holding: Holding) {
+        if self.planner.holding(&device, &item) == Some(&holding) {
+            return;
+        }
+        self.planner.handle_holding(now, device, item, holding);
+        self.unwritten.holdings.insert((device, item));
+        self.unwritten.is_due_by(now.mono + FLUSH_AFTER);
+    }
+
+    fn note_seen(&mut self, now: Now, device: DeviceId) {
+        self.registry.handle_seen(now.utc, &device);
+        if self.unwritten.seen.insert(device) {
+            self.unwritten.is_due_by(now.mono + FLUSH_AFTER);
+        }
+    }
+
+    fn count_traffic(&mut self, row: &convert::TrafficRow) {
+        let from_seed = self.registry.device(&row.counterpart).is_some_and(|it| it.kind == DeviceKind::Seed);
+        let (total, label) = match from_seed {
+            true => (&mut self.traffic.from_seeds_bytes, "seed"),
+            false => (&mut self.traffic.from_boxes_bytes, "box"),
+        };
+        *total = total.saturating_add(row.verified_bytes);
+        self.traffic.wasted_bytes = self.traffic.wasted_bytes.saturating_add(row.wasted_bytes);
+        self.counters.received_bytes.get_or_create(&[("source", label)]).inc_by(row.verified_bytes);
+        self.counters.received_bytes.get_or_create(&[("source", "wasted")]).inc_by(row.wasted_bytes);
+    }
+
+    pub(super) fn close_silent(&mut self, device: &DeviceId) {
+        tracing::info!(device = %device.short(), "device has fallen silent");
+        self.close_session(device, Status::deadline_exceeded("no report for too long: connect again"));
+    }
+
+    pub(super) fn close_sessions(&mut self) {
+        let stopping = refusal::status(refusal::stopping());
+        self.sessions.values().for_each(|session| session.mailbox.close(stopping.clone()));
+        self.sessions.clear();
+    }
+
+    fn copies(&self, item: ItemId) -> Result<pb::Copies, Failure> {
+        let listed = self.catalog.item(&item).map(|it| it.n_chunks());
+        let holders: Vec<(&DeviceId, &Holding)> = self.planner.holders(&item).collect();
+        let n_chunks =
+            listed.or_else(|| holders.first().map(|(_, held)| held.n_chunks())).ok_or_else(refusal::no_title)?;
+        let devices = holders.into_iter().filter_map(|(id, held)| {
+            let device = self.registry.device(id)?;
+            Some(pb::DeviceHolding { device: Some(self.device_message(device)), chunks: held.len() })
+        });
+        Ok(pb::Copies { n_chunks, devices: devices.collect() })
+    }
+
+    pub(super) fn device_message(&self, device: &Device) -> pb::Device {
+        let (mut copies, mut partial) = (0, 0);
+        for item in self.planner.held_by(&device.device) {
+            match self.planner.holding(&device.device, item) {
+                Some(held) if held.is_complete() => copies += 1,
+                _ => partial += 1,
+            }
+        }
+        pb::Device {
+            device: device.device.to_vec(),
+            account: device.account.to_vec(),
+            name: device.name.clone(),
+            site: device.site.to_string(),
+            kind: pb_common::DeviceKind::from(device.kind).into(),
+            online: self.sessions.contains_key(&device.device),
+            revoked: device.revoked,
+            last_seen_utc_ms: device.last_seen.as_millis(),
+            copies,
+            partial,
+        }
+    }
+
+    fn traffic_message(&self) -> pb::TrafficTotals {
+        pb::TrafficTotals {
+            from_boxes_bytes: self.traffic.from_boxes_bytes,
+            from_seeds_bytes: self.traffic.from_seeds_bytes,
+            wasted_bytes: self.traffic.wasted_bytes,
+        }
+    }
+
+    fn overview(&self, at_most: usize) -> Overview {
+        let kind_of = |device: &DeviceId| self.registry.device(device).map(|it| it.kind);
+        let seeds = self.sessions.keys().filter(|device| kind_of(device) == Some(DeviceKind::Seed)).count();
+        let titles = self.catalog.newest_first(None).filter(|it| it.is_offered()).take(at_most).map(|it| {
+            let online = self.planner.holders(&it.entry.item).filter(|(device, _)| self.planner.is_online(device));
+            let (complete, partial): (Vec<_>, Vec<_>) = online.partition(|(_, held)| held.is_complete());
+            TitleCopies {
+                name: it.entry.name.clone(),
+                sealed_len: it.entry.geometry.sealed_len(),
+                copies_online: complete.len(),
+                partial_online: partial.len(),
+            }
+        });
+        Overview {
+            boxes_online: self.sessions.len() - seeds,
+            seeds_online: seeds,
+            n_titles: self.catalog.len(),
+            titles: titles.collect(),
+            traffic: self.traffic_message(),
+        }
+    }
+}
+
+fn check_unlisted(unlisted: usize) -> Result<(), Invalid> {
+    match unlisted {
+        0..=MAX_UNLISTED => Ok(()),
+        _ => Err(Invalid::new("item", format!("is one more than {MAX_UNLISTED} items that the catalog does not list"))),
+    }
+}
