@@ -20,7 +20,7 @@ use std::time::Duration;
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
-/// 2026-11-22T16:22:16Z
+/// 2026-11-22T15:55:36Z
 pub(crate) const NOON: Utc = Utc::from_secs(1_795_362_936);
 
 pub(crate) fn rng(seed: u64) -> ChaCha8Rng {
