@@ -1,0 +1,226 @@
+//! A set of chunks of one item, dense and quick to intersect.
+//!
+//! Always as wide as its item has chunks; operations between sets of different width are a bug of the caller. Holdings
+//! on the wire are `bitmap::Holding`; this is what the machines count with.
+
+use std::ops::Range;
+
+const WORD_BITS: u32 = 64;
+
+/// A set of chunks of one item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkSet {
+    words: Vec<u64>,
+    width: u32,
+    len: u32,
+}
+
+impl ChunkSet {
+    /// The empty set for an item of `width` chunks.
+    pub fn empty(width: u32) -> Self {
+        Self { words: vec![0; width.div_ceil(WORD_BITS) as usize], width, len: 0 }
+    }
+
+    /// Every chunk of an item of `width` chunks.
+    pub fn full(width: u32) -> Self {
+        Self::from_ranges(width, [0..width])
+    }
+
+    /// The chunks of these ranges; what lies beyond the item is left out.
+    pub fn from_ranges(width: u32, ranges: impl IntoIterator<Item = Range<u32>>) -> Self {
+        let mut set = Self::empty(width);
+        for range in ranges {
+            for chunk in range.start..range.end.min(width) {
+                set.insert(chunk);
+            }
+        }
+        set
+    }
+
+    /// Chunks of the item.
+    pub fn width(&self) -> u32 {
+        self.width
+    }
+
+    /// Chunks in the set.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether no chunk is in the set.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether every chunk is in the set.
+    pub fn is_full(&self) -> bool {
+        self.len == self.width
+    }
+
+    /// Whether this chunk is in the set.
+    pub fn contains(&self, chunk: u32) -> bool {
+        let (word, bit) = place(chunk);
+        self.words.get(word).is_some_and(|w| w & bit != 0)
+    }
+
+    /// Puts a chunk in; says whether it was new. One beyond the item is ignored.
+    pub fn insert(&mut self, chunk: u32) -> bool {
+        let (word, bit) = place(chunk);
+        if chunk >= self.width || self.words[word] & bit != 0 {
+            return false;
+        }
+        self.words[word] |= bit;
+        self.len += 1;
+        true
+    }
+
+    /// Takes a chunk out; says whether it was there.
+    pub fn remove(&mut self, chunk: u32) -> bool {
+        let (word, bit) = place(chunk);
+        if !self.contains(chunk) {
+            return false;
+        }
+        self.words[word] &= !bit;
+        self.len -= 1;
+        true
+    }
+
+    /// The chunks, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.words.iter().enumerate().flat_map(|(i, &word)| bits(i, word))
+    }
+
+    /// The chunks in both sets, ascending.
+    pub fn both<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
+        self.words.iter().zip(&other.words).enumerate().flat_map(|(i, (a, b))| bits(i, a & b))
+    }
+
+    /// Whether the sets share a chunk.
+    pub fn meets(&self, other: &Self) -> bool {
+        self.words.iter().zip(&other.words).any(|(a, b)| a & b != 0)
+    }
+
+    /// How many chunks both sets have.
+    pub fn shared(&self, other: &Self) -> u32 {
+        self.words.iter().zip(&other.words).map(|(a, b)| (a & b).count_ones()).sum()
+    }
+
+    /// Adds all of the other set.
+    pub fn add(&mut self, other: &Self) {
+        for (a, b) in self.words.iter_mut().zip(&other.words) {
+            *a |= b;
+        }
+        self.recount();
+    }
+
+    /// Takes away all of the other set.
+    pub fn subtract(&mut self, other: &Self) {
+        for (a, b) in self.words.iter_mut().zip(&other.words) {
+            *a &= !b;
+        }
+        self.recount();
+    }
+
+    /// Keeps only what the other set has too.
+    pub fn keep(&mut self, other: &Self) {
+        for (a, b) in self.words.iter_mut().zip(&other.words) {
+            *a &= b;
+        }
+        self.recount();
+    }
+
+    /// The set as ranges: ascending, not touching each other.
+    pub fn ranges(&self) -> Vec<Range<u32>> {
+        let mut ranges: Vec<Range<u32>> = Vec::new();
+        for chunk in self.iter() {
+            match ranges.last_mut() {
+                Some(last) if last.end == chunk => last.end += 1,
+                _ => ranges.push(chunk..chunk + 1),
+            }
+        }
+        ranges
+    }
+
+    fn recount(&mut self) {
+        self.len = self.words.iter().map(|w| w.count_ones()).sum();
+    }
+}
+
+fn place(chunk: u32) -> (usize, u64) {
+    ((chunk / WORD_BITS) as usize, 1 << (chunk % WORD_BITS))
+}
+
+/// The chunks whose bits are set in the `i`-th word, ascending.
+fn bits(i: usize, mut word: u64) -> impl Iterator<Item = u32> {
+    let first = i as u32 * WORD_BITS;
+    std::iter::from_fn(move || {
+        if word == 0 {
+            return None;
+        }
+        let bit = word.trailing_zeros();
+        word &= word - 1;
+        Some(first + bit)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_full_set_has_every_chunk_and_none_beyond() {
+        let set = ChunkSet::full(130);
+        assert!(set.is_full());
+        assert!(set.contains(129));
+        assert!(!set.contains(130));
+        assert_eq!(set.ranges(), [0..130]);
+    }
+
+    #[test]
+    fn ranges_beyond_the_item_are_left_out() {
+        let set = ChunkSet::from_ranges(10, [8..4_000_000_000]);
+        assert_eq!(set.ranges(), [8..10]);
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_what_an_ordered_set_does(
+            width in 1u32..200,
+            a in prop::collection::btree_set(0u32..200, 0..80),
+            b in prop::collection::btree_set(0u32..200, 0..80),
+            out in prop::collection::vec(0u32..200, 0..40),
+        ) {
+            let make = |from: &BTreeSet<u32>| {
+                let mut set = ChunkSet::empty(width);
+                for &chunk in from {
+                    set.insert(chunk);
+                }
+                set
+            };
+            let model = |from: &BTreeSet<u32>| from.iter().copied().filter(|&c| c < width).collect::<BTreeSet<_>>();
+            let (sa, sb, mut ma, mb) = (make(&a), make(&b), model(&a), model(&b));
+
+            prop_assert_eq!(sa.both(&sb).collect::<BTreeSet<_>>(), &ma & &mb);
+            prop_assert_eq!(sa.shared(&sb) as usize, (&ma & &mb).len());
+            prop_assert_eq!(sa.meets(&sb), !ma.is_disjoint(&mb));
+            let (mut sum, mut left, mut kept) = (sa.clone(), sa.clone(), sa.clone());
+            sum.add(&sb);
+            left.subtract(&sb);
+            kept.keep(&sb);
+            prop_assert_eq!(sum.iter().collect::<BTreeSet<_>>(), &ma | &mb);
+            prop_assert_eq!(left.iter().collect::<BTreeSet<_>>(), &ma - &mb);
+            prop_assert_eq!(kept.len() as usize, (&ma & &mb).len());
+
+            let mut sa = sa;
+            for chunk in out {
+                prop_assert_eq!(sa.remove(chunk), ma.remove(&chunk));
+            }
+            prop_assert_eq!(sa.len() as usize, ma.len());
+            prop_assert_eq!(ChunkSet::from_ranges(width, sa.ranges()), sa);
+        }
+    }
+}
