@@ -1,0 +1,58 @@
+//! `peer-node play`: where a title plays, and a player if one is wanted.
+
+use std::process::{Command, Stdio};
+
+use clap::Args;
+use daemon::exit::{Exit, Failure};
+use serde::Serialize;
+use swarm_proto::pb::node::GetPlayUrlRequest;
+use swarm_proto::time::Utc;
+
+use super::Global;
+use super::daemon_client::{Device, query};
+
+/// Players, the best for seeking in a sealed title first.
+const PLAYERS: [&str; 3] = ["mpv", "vlc", "xdg-open"];
+
+#[derive(Args)]
+pub(super) struct PlayArgs {
+    /// Its name, the beginning of it, or its id
+    title: String,
+    /// Open it in mpv, VLC or whatever plays videos here
+    #[arg(long)]
+    open: bool,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    url: String,
+    playable_until: Option<String>,
+    opened_in: Option<&'static str>,
+}
+
+pub(super) async fn run(global: &Global, args: PlayArgs) -> anyhow::Result<Exit> {
+    let mut device = Device::reach(global).await?;
+    let request = GetPlayUrlRequest { title: query(&args.title) };
+    let answer = device.client.get_play_url(request).await.map_err(|status| device.failure(&status))?.into_inner();
+    let opened_in = if args.open { Some(open(&answer.url)?) } else { None };
+    let until =
+        Some(Utc::from_millis(answer.playable_until_utc_ms)).filter(|until| *until != Utc::EPOCH && *until < Utc::MAX);
+    let answer = Answer { url: answer.url, playable_until: until.map(|until| until.to_string()), opened_in };
+    global.print(&answer, || format!("{}\n", answer.url))?;
+    Ok(Exit::Done)
+}
+
+fn open(url: &str) -> Result<&'static str, Failure> {
+    for player in PLAYERS {
+        let started =
+            Command::new(player).arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        match started {
+            Ok(_) => return Ok(player),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Failure::io(format!("cannot start {player}"), &error)),
+        }
+    }
+    Err(Failure::new(Exit::NotFound, "E-PLAY-10", "no player was found")
+        .why(format!("looked for {}", PLAYERS.join(", ")))
+        .hint(format!("install mpv, or open {url} in any player or browser")))
+}

@@ -1,0 +1,128 @@
+//! How figures read to a person.
+
+use std::time::Duration;
+
+use swarm_proto::pb::node::{TitleState, TitleStatus};
+
+/// An amount of data: `3.1 GB`.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut unit = 0;
+    let mut amount = bytes as f64;
+    while amount >= 999.5 && unit + 1 < UNITS.len() {
+        amount /= 1000.0;
+        unit += 1;
+    }
+    match (unit, amount) {
+        (0, _) => format!("{bytes} B"),
+        (_, small) if small < 9.95 => format!("{small:.1} {}", UNITS[unit]),
+        (_, large) => format!("{large:.0} {}", UNITS[unit]),
+    }
+}
+
+/// A rate: `3.1 MB/s`.
+pub fn rate(bytes_per_sec: u64) -> String {
+    format!("{}/s", bytes(bytes_per_sec))
+}
+
+/// How much of a title is here, in whole percent; 100 only when all of it is.
+pub fn percent(title: &TitleStatus) -> u32 {
+    match title.n_chunks {
+        0 => 0,
+        all => u32::try_from(u64::from(title.chunks_held) * 100 / u64::from(all)).unwrap_or(100),
+    }
+}
+
+/// Who gave how much: `82 % neighbours, 18 % ISP`.
+pub fn split(boxes: u64, seeds: u64) -> String {
+    let all = u128::from(boxes) + u128::from(seeds);
+    let neighbours = (u128::from(boxes) * 100 + all / 2).checked_div(all).unwrap_or(0);
+    format!("{neighbours} % neighbours, {} % ISP", 100 - neighbours)
+}
+
+/// A time that has passed, in its largest unit: `12 s`, `5 min`, `3 h`, `2 days`.
+pub fn ago(passed: Duration) -> String {
+    match passed.as_secs() {
+        secs @ ..120 => format!("{secs} s"),
+        secs @ ..7_200 => format!("{} min", secs / 60),
+        secs @ ..172_800 => format!("{} h", secs / 3_600),
+        secs => format!("{} days", secs / 86_400),
+    }
+}
+
+/// The state of a title as one word for scripts.
+pub fn state(title: &TitleStatus) -> &'static str {
+    match title.state() {
+        TitleState::Unspecified => "unqueued",
+        TitleState::Waiting => "waiting",
+        TitleState::Arriving => "arriving",
+        TitleState::Available => "available",
+        TitleState::Paused => "paused",
+    }
+}
+
+/// Text from afar without characters that could move a terminal's cursor or reverse its writing.
+pub fn text(text: &str) -> String {
+    let harmless = |c: char| match c {
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
+        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c => c,
+    };
+    text.chars().map(harmless).collect()
+}
+
+/// Lines of equal columns, the first line being the heading.
+pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([heading[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let line = |cells: &[&str]| {
+        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let body = rows.iter().map(|row| line(&row.each_ref().map(String::as_str)));
+    std::iter::once(line(&heading)).chain(body).map(|line| line + "\n").collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_read_as_people_say_them() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(999_600), "1.0 MB");
+        assert_eq!(bytes(3_141_592), "3.1 MB");
+        assert_eq!(bytes(34_359_738_368), "34 GB");
+        assert_eq!(rate(12_000_000), "12 MB/s");
+        assert_eq!(bytes(u64::MAX), "18446744 TB");
+    }
+
+    #[test]
+    fn bar_is_full_only_when_everything_is_here() {
+        let title = |held| TitleStatus { n_chunks: 300, chunks_held: held, ..TitleStatus::default() };
+        assert_eq!([0, 150, 299, 300].map(|held| percent(&title(held))), [0, 50, 99, 100]);
+        assert_eq!(percent(&TitleStatus::default()), 0);
+    }
+
+    #[test]
+    fn split_adds_up_to_a_hundred() {
+        assert_eq!(split(82, 18), "82 % neighbours, 18 % ISP");
+        assert_eq!(split(0, 5), "0 % neighbours, 100 % ISP");
+        assert_eq!(split(u64::MAX, u64::MAX), "50 % neighbours, 50 % ISP");
+    }
+
+    #[test]
+    fn names_cannot_move_the_cursor() {
+        assert_eq!(text("a\u{1b}[2Jb\u{202e}c\n"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}");
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [["1".to_owned(), "Atlas".to_owned()], ["10".to_owned(), "Reef".to_owned()]];
+        assert_eq!(table(["#", "TITLE"], &rows), "#   TITLE\n1   Atlas\n10  Reef\n");
+    }
+}

@@ -1,0 +1,237 @@
+//! Everything a device can be told, checked before a port opens.
+//!
+//! One section per module that reads it. `config.example.toml` says the same to people and is tested to equal
+//! [`Config::default`].
+
+use std::path::PathBuf;
+
+use daemon::client::Trust;
+use daemon::config::{Invalid, Settings};
+use daemon::serve;
+use daemon::units::{ByteRate, ByteSize, Duration, Limit};
+use serde::{Deserialize, Serialize};
+
+/// The word that leaves an address to what the device has learnt.
+pub const AUTO: &str = "auto";
+
+/// The port for players, the TV page and this program's own commands.
+const DEFAULT_PORT: u16 = 7101;
+
+/// Where a tracker is looked for before the device has enrolled anywhere.
+pub const DEFAULT_TRACKER_URL: &str = "http://127.0.0.1:7001";
+
+/// The configuration of a box or seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What people call this device, 1 to 64 bytes.
+    pub name: String,
+    /// The port for players, the TV page and this program's own commands.
+    pub server: serve::Config,
+    /// The libp2p side.
+    pub net: Net,
+    /// Item files on disk.
+    pub items: Items,
+    /// What is fetched, and how eagerly.
+    pub transfers: Transfers,
+    /// What is passed on, and how much of it.
+    pub uploads: Uploads,
+    /// Playback.
+    pub play: Play,
+    /// The tracker.
+    pub tracker: Tracker,
+    /// The keyserver.
+    pub keyserver: Keyserver,
+}
+
+/// `net`: the libp2p side.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Net {
+    /// Multiaddrs to listen on; port 0 takes any free one.
+    pub listen: Vec<String>,
+    /// Multiaddrs with `/p2p/…` of peers to join Kademlia through, besides what the tracker names.
+    pub bootstrap: Vec<String>,
+    /// Multiaddrs under which the Internet reaches this device, when it does not listen on them itself.
+    pub external: Vec<String>,
+    /// Speak to private and loopback addresses and let others know ours: for a swarm in one house or on one computer.
+    /// A device that listens on loopback only does so anyway.
+    pub private_addresses: bool,
+    /// Whether this device answers Kademlia queries of others.
+    pub kad_server: bool,
+    /// Established connections from others.
+    pub connections_in: u32,
+    /// Established connections in all.
+    pub connections: u32,
+}
+
+/// `items`: item files on disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Items {
+    /// What is always left free on the disk.
+    pub reserve: ByteSize,
+    /// Recently verified chunks kept in memory.
+    pub cache: ByteSize,
+}
+
+/// `transfers`: what is fetched, and how eagerly.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Transfers {
+    /// Chunks asked for and not yet here, over all items and sources.
+    pub outstanding_chunks: u32,
+    /// Chunks asked of one source at a time, once it has proven itself.
+    pub outstanding_per_source: u32,
+    /// What fetching may take.
+    pub rate: Limit<ByteRate>,
+}
+
+/// `uploads`: what is passed on, and how much of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Uploads {
+    /// Chunks being sent at a time.
+    pub slots: u32,
+    /// Chunks being sent to one peer at a time.
+    pub slots_per_peer: u32,
+    /// What passing on may take.
+    pub rate: Limit<ByteRate>,
+}
+
+/// `play`: playback.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Play {
+    /// Players served at a time.
+    pub players: u32,
+}
+
+/// `tracker`: the one this device belongs to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tracker {
+    /// `http://` or `https://` address; `auto`: where this device enrolled, before that `http://127.0.0.1:7001`.
+    pub url: String,
+    /// The one authority to trust instead of the system's, a PEM file; empty for the system's.
+    pub ca_file: String,
+    /// Speak plain HTTP to a tracker that is not on this machine.
+    pub insecure: bool,
+    /// The longest pause between two attempts to reach it.
+    pub retry_max: Duration,
+}
+
+/// `keyserver`: where rights are bought.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Keyserver {
+    /// `http://` or `https://` address; `auto`: the one the tracker names.
+    pub url: String,
+    /// Its id in hex, if it is known beforehand; `auto`: remembered from the first contact.
+    pub id: String,
+    /// The one authority to trust instead of the system's, a PEM file; empty for the system's.
+    pub ca_file: String,
+    /// Speak plain HTTP to a keyserver that is not on this machine.
+    pub insecure: bool,
+    /// The longest pause between two questions about an order that waits for money or for its grant.
+    pub retry_max: Duration,
+}
+
+impl Tracker {
+    /// How far the way to the tracker is trusted.
+    pub fn trust(&self) -> Trust {
+        trust(&self.ca_file, self.insecure)
+    }
+}
+
+impl Keyserver {
+    /// How far the way to the keyserver is trusted.
+    pub fn trust(&self) -> Trust {
+        trust(&self.ca_file, self.insecure)
+    }
+}
+
+fn trust(ca_file: &str, insecure: bool) -> Trust {
+    Trust { ca_file: Some(ca_file).filter(|path| !path.is_empty()).map(PathBuf::from), insecure }
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            name: "box".to_owned(),
+            server: serve::Config::on_loopback(DEFAULT_PORT),
+            net: Net::default(),
+            items: Items::default(),
+            transfers: Transfers::default(),
+            uploads: Uploads::default(),
+            play: Play::default(),
+            tracker: Tracker::default(),
+            keyserver: Keyserver::default(),
+        }
+    }
+}
+
+impl Default for Net {
+    fn default() -> Net {
+        Net {
+            listen: vec!["/ip4/0.0.0.0/tcp/7100".to_owned(), "/ip4/0.0.0.0/udp/7100/quic-v1".to_owned()],
+            bootstrap: Vec::new(),
+            external: Vec::new(),
+            private_addresses: false,
+            kad_server: true,
+            connections_in: 120,
+            connections: 150,
+        }
+    }
+}
+
+impl Default for Items {
+    fn default() -> Items {
+        Items { reserve: ByteSize::mib(256), cache: ByteSize::mib(16) }
+    }
+}
+
+impl Default for Transfers {
+    fn default() -> Transfers {
+        Transfers { outstanding_chunks: 16, outstanding_per_source: 4, rate: Limit::Unlimited }
+    }
+}
+
+impl Default for Uploads {
+    fn default() -> Uploads {
+        Uploads { slots: 16, slots_per_peer: 4, rate: Limit::Unlimited }
+    }
+}
+
+impl Default for Play {
+    fn default() -> Play {
+        Play { players: 8 }
+    }
+}
+
+impl Default for Tracker {
+    fn default() -> Tracker {
+        Tracker { url: AUTO.to_owned(), ca_file: String::new(), insecure: false, retry_max: Duration::from_secs(30) }
+    }
+}
+
+impl Default for Keyserver {
+    fn default() -> Keyserver {
+        Keyserver {
+            url: AUTO.to_owned(),
+            id: AUTO.to_owned(),
+            ca_file: String::new(),
+            insecure: false,
+            retry_max: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Settings for Config {
+    const ROLE: &'static str = "peer-node";
+    const EXAMPLE: &'static str = include_str!("../config.example.toml");
+
+    fn check(&self) -> Result<(), Invalid> {
+        Ok(())
+    }
+}

@@ -1,0 +1,237 @@
+//! How a person's commands reach the running device: the gRPC service `Node`, for whoever holds the operator's token.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use daemon::exit::{Exit, Failure};
+use futures::Stream;
+use swarm_proto::id::ItemId;
+use swarm_proto::pb::node as pb;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::catalog::Title;
+use crate::config::Config;
+use crate::enrol;
+use crate::status::Sources;
+
+/// Statuses of one watcher on their way; a slow one gets the next when it has taken the last.
+const WATCH_DEPTH: usize = 1;
+
+/// A watcher gets at most four statuses a second …
+const WATCH_AT_MOST: Duration = Duration::from_millis(250);
+
+/// … and one each second, so that "no data for 12 s" counts on.
+const WATCH_AT_LEAST: Duration = Duration::from_secs(1);
+
+/// How long a title that is not known may take to come in with the catalog.
+const NEW_TITLE_WITHIN: Duration = Duration::from_millis(1_500);
+
+/// Entries in one answer, from the contract.
+const MAX_LISTED: usize = 1_000;
+
+/// Bytes of entries in one answer; gRPC's clients take 4 MiB.
+const MAX_LISTED_BYTES: usize = 3 << 20;
+
+/// Longest title query.
+const MAX_QUERY_BYTES: usize = 256;
+
+/// The service.
+pub struct Control {
+    config: Arc<Config>,
+    sources: Sources,
+    stop: CancellationToken,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl Control {
+    /// A service that answers from these sources, and ends its streams at `stop`.
+    pub fn new(config: Arc<Config>, sources: Sources, stop: CancellationToken) -> Control {
+        Control { config, sources, stop }
+    }
+
+    /// The title that is meant. One that was published a moment ago is waited for.
+    async fn title(&self, query: Option<pb::TitleQuery>) -> Result<Arc<Title>, Failure> {
+        let text = query.unwrap_or_default().text;
+        if text.len() > MAX_QUERY_BYTES {
+            return Err(Failure::new(
+                Exit::Usage,
+                "E-TITLE-04",
+                format!("a title is named in at most {MAX_QUERY_BYTES} bytes"),
+            ));
+        }
+        let mut changes = self.sources.catalog.changes();
+        let appears = async {
+            loop {
+                changes.borrow_and_update();
+                match self.sources.catalog.find(&text) {
+                    Err(failure) if failure.exit == Exit::NotFound && self.sources.link.up().borrow().up => {}
+                    answer => return answer,
+                }
+                if changes.changed().await.is_err() {
+                    return self.sources.catalog.find(&text);
+                }
+            }
+        };
+        timeout(NEW_TITLE_WITHIN, appears).await.unwrap_or_else(|_| self.sources.catalog.find(&text))
+    }
+
+    async fn add(&self, request: pb::AddToQueueRequest) -> anyhow::Result<()> {
+        let title = self.title(request.title).await?;
+        self.sources.link.add_to_queue(title.entry.title, request.first).await
+    }
+
+    async fn remove(&self, request: pb::RemoveFromQueueRequest) -> anyhow::Result<()> {
+        let title = self.title(request.title).await?;
+        self.sources.link.remove_from_queue(title.entry.title).await?;
+        if request.delete {
+            self.sources.engine.remove(title.entry.item).await.context("failed to delete it from this disk")?;
+        }
+        Ok(())
+    }
+
+    async fn adopt(&self, item: &[u8]) -> anyhow::Result<bool> {
+        let item = ItemId::try_from(item)?;
+        let already = self.sources.items.holding(&item).is_some_and(|holding| holding.is_complete());
+        if !already {
+            self.sources.items.adopt(item).await?;
+            self.sources.engine.adopt(item).await?;
+        }
+        Ok(already)
+    }
+
+    async fn catalog(&self, search: &str) -> anyhow::Result<Vec<swarm_proto::pb::common::Signed>> {
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for title in self.sources.catalog.search(search, MAX_LISTED) {
+            let Some(signed) = self.sources.catalog.signed(title.entry.title).await? else { continue };
+            bytes += signed.payload.len();
+            if bytes > MAX_LISTED_BYTES {
+                break;
+            }
+            entries.push(signed);
+        }
+        Ok(entries)
+    }
+
+    async fn buy(&self, request: pb::BuyRequest) -> anyhow::Result<pb::BuyResponse> {
+        let title = self.title(request.title).await?;
+        let offer = Some(request.offer).filter(|offer| !offer.is_empty());
+        let pass = Some(request.pass_code).filter(|code| !code.is_empty());
+        let purchase = self.sources.grants.buy(&title.entry, offer.as_deref(), pass.as_deref()).await?;
+        Ok(pb::BuyResponse {
+            order: purchase.order.map(|order| order.to_vec()).unwrap_or_default(),
+            order_code: purchase.order.map(|order| order.to_string()).unwrap_or_default(),
+            state: purchase.state.to_string(),
+            playable: self.sources.grants.playable_until(&title.entry.item).is_some(),
+            play_url: self.sources.play_url(&title.entry.item),
+        })
+    }
+
+    async fn play(&self, query: Option<pb::TitleQuery>) -> Result<pb::GetPlayUrlResponse, Failure> {
+        let title = self.title(query).await?;
+        let until = self.sources.grants.playable(&title.entry.item)?;
+        Ok(pb::GetPlayUrlResponse {
+            url: self.sources.play_url(&title.entry.item),
+            playable_until_utc_ms: until.as_millis(),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl pb::node_server::Node for Control {
+    async fn get_status(&self, request: Request<pb::GetStatusRequest>) -> Answer<pb::Status> {
+        Ok(Response::new(self.sources.status(&request.into_inner().title)?))
+    }
+
+    type WatchStatusStream = Pin<Box<dyn Stream<Item = Result<pb::Status, Status>> + Send>>;
+
+    async fn watch_status(&self, request: Request<pb::GetStatusRequest>) -> Answer<Self::WatchStatusStream> {
+        let title = request.into_inner().title;
+        self.sources.status(&title)?;
+        let (statuses, out) = mpsc::channel(WATCH_DEPTH);
+        let (sources, stop) = (self.sources.clone(), self.stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(watch(sources, title, statuses)).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(out))))
+    }
+
+    async fn enrol(&self, request: Request<pb::EnrolRequest>) -> Answer<pb::EnrolResponse> {
+        let pb::EnrolRequest { code, tracker_url, device_name } = request.into_inner();
+        let given = |text: &'_ String| !text.is_empty();
+        let (url, name) = (Some(tracker_url).filter(given), Some(device_name).filter(given));
+        let Sources { identity, enrolment, .. } = &self.sources;
+        let enrolled = enrol::enrol(&self.config, identity, enrolment, &code, url.as_deref(), name.as_deref()).await;
+        Ok(Response::new(pb::EnrolResponse { membership: Some((&enrolled.map_err(status)?.signed).into()) }))
+    }
+
+    async fn adopt_item(&self, request: Request<pb::AdoptItemRequest>) -> Answer<pb::AdoptItemResponse> {
+        let already = self.adopt(&request.into_inner().item).await.map_err(status)?;
+        Ok(Response::new(pb::AdoptItemResponse { already }))
+    }
+
+    async fn list_catalog(&self, request: Request<pb::ListCatalogRequest>) -> Answer<pb::ListCatalogResponse> {
+        let entries = self.catalog(&request.into_inner().search).await.map_err(status)?;
+        Ok(Response::new(pb::ListCatalogResponse { entries }))
+    }
+
+    async fn get_queue(&self, _request: Request<pb::GetQueueRequest>) -> Answer<pb::QueueView> {
+        Ok(Response::new(self.sources.queue()))
+    }
+
+    async fn add_to_queue(&self, request: Request<pb::AddToQueueRequest>) -> Answer<pb::QueueView> {
+        self.add(request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(self.sources.queue()))
+    }
+
+    async fn move_in_queue(&self, request: Request<pb::MoveInQueueRequest>) -> Answer<pb::QueueView> {
+        let pb::MoveInQueueRequest { title, to } = request.into_inner();
+        let title = self.title(title).await?;
+        self.sources.link.move_in_queue(title.entry.title, to).await.map_err(status)?;
+        Ok(Response::new(self.sources.queue()))
+    }
+
+    async fn remove_from_queue(&self, request: Request<pb::RemoveFromQueueRequest>) -> Answer<pb::QueueView> {
+        self.remove(request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(self.sources.queue()))
+    }
+
+    async fn buy(&self, request: Request<pb::BuyRequest>) -> Answer<pb::BuyResponse> {
+        Ok(Response::new(Control::buy(self, request.into_inner()).await.map_err(status)?))
+    }
+
+    async fn get_play_url(&self, request: Request<pb::GetPlayUrlRequest>) -> Answer<pb::GetPlayUrlResponse> {
+        Ok(Response::new(self.play(request.into_inner().title).await?))
+    }
+}
+
+/// Sends the status now, after each change, and once a second, until the watcher is gone.
+async fn watch(sources: Sources, title: String, statuses: mpsc::Sender<Result<pb::Status, Status>>) {
+    let mut engine = sources.engine.snapshot();
+    let mut link = sources.link.up();
+    let mut queue = sources.queue.watch();
+    loop {
+        let sent = Instant::now();
+        let status = sources.status(&title).map_err(Status::from);
+        let over = status.is_err();
+        if statuses.send(status).await.is_err() || over {
+            return;
+        }
+        tokio::select! {
+            Ok(()) = engine.changed() => {}
+            Ok(()) = link.changed() => {}
+            Ok(()) = queue.changed() => {}
+            () = tokio::time::sleep(WATCH_AT_LEAST) => {}
+            () = statuses.closed() => return,
+        }
+        tokio::time::sleep_until(sent + WATCH_AT_MOST).await;
+    }
+}
+
+fn status(error: anyhow::Error) -> Status {
+    Failure::of(&error).into()
+}

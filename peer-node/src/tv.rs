@@ -1,0 +1,205 @@
+//! The screen of the box: what is here, what is coming, and a player.
+//!
+//! Plain pages with one stylesheet and no script; every text of a publisher is escaped. The list looks again by itself
+//! every few seconds, the player's page never does.
+
+use std::fmt::Write as _;
+
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Router, middleware};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use maud::{DOCTYPE, Markup, html};
+use swarm_proto::id::ItemId;
+use swarm_proto::pb::node::{Status, TitleState, TitleStatus};
+
+use crate::cli::show;
+use crate::status::{self, Sources};
+
+/// Between two looks of the list, in seconds.
+const REFRESH_SECS: &str = "3";
+
+/// Nothing but our own pages, our own stylesheet and our own films.
+const POLICY: [(HeaderName, HeaderValue); 4] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'none'; style-src 'self'; media-src 'self'; img-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'",
+        ),
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+];
+
+/// The pages under `/tv`.
+pub fn routes(sources: Sources) -> Router {
+    Router::new()
+        .route("/", get(async || axum::response::Redirect::temporary("/tv")))
+        .route("/tv", get(home))
+        .route("/tv/style.css", get(stylesheet))
+        .route("/tv/watch/{item}", get(watch))
+        .layer(middleware::map_response(async |mut response: Response| {
+            response.headers_mut().extend(POLICY);
+            response
+        }))
+        .with_state(sources)
+}
+
+async fn home(State(sources): State<Sources>) -> Response {
+    match sources.status("") {
+        Ok(status) => page("Reelswarm", true, &home_body(&status)).into_response(),
+        Err(failure) => failure.into_response(),
+    }
+}
+
+async fn watch(State(sources): State<Sources>, Path(item): Path<String>) -> Response {
+    let title = item.parse::<ItemId>().ok().and_then(|item| sources.catalog.of_item(item));
+    let Some(title) = title else {
+        return (StatusCode::NOT_FOUND, page("Not here", false, &missing_body())).into_response();
+    };
+    match sources.status(&title.entry.title.to_string()) {
+        Ok(status) => {
+            let body = watch_body(&status.titles[0], &title.entry.description, &title.entry.media.mime);
+            page(&title.entry.name, false, &body).into_response()
+        }
+        Err(failure) => failure.into_response(),
+    }
+}
+
+async fn stylesheet() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], include_str!("tv.css"))
+}
+
+fn page(title: &str, refreshing: bool, body: &Markup) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="dark";
+                @if refreshing { meta http-equiv="refresh" content=(REFRESH_SECS); }
+                title { (title) }
+                link rel="stylesheet" href="/tv/style.css";
+            }
+            body { (body) }
+        }
+    }
+}
+
+fn home_body(status: &Status) -> Markup {
+    let rate = status.titles.iter().map(|title| title.rate_bytes_per_sec).sum();
+    html! {
+        header {
+            h1 { (status.name) }
+            p.facts {
+                span { "● " (status.connected_peers) " connected" }
+                span { "▼ " (show::rate(rate)) }
+                @if !status.enrolled {
+                    span.trouble { "not enrolled: run peer-node enrol CODE" }
+                } @else if status.tracker.as_ref().is_none_or(|tracker| !tracker.up) {
+                    span.trouble { "tracker away: going on without it" }
+                }
+            }
+        }
+        main {
+            (row("Available now", status, |title| title.state() == TitleState::Available))
+            (row("Coming to your box", status, |title| title.state() != TitleState::Available))
+            @if status.titles.is_empty() {
+                p.empty { "Nothing here yet. Put a title into the queue: " code { "peer-node get \"TITLE\"" } }
+            }
+        }
+    }
+}
+
+fn row(heading: &str, status: &Status, belongs: impl Fn(&TitleStatus) -> bool) -> Markup {
+    let titles: Vec<&TitleStatus> = status.titles.iter().filter(|title| belongs(title)).collect();
+    html! {
+        @if !titles.is_empty() {
+            section {
+                h2 { (heading) }
+                ul.tiles { @for title in titles { li { (tile(title)) } } }
+            }
+        }
+    }
+}
+
+fn tile(title: &TitleStatus) -> Markup {
+    let item = ItemId::try_from(title.item.as_slice()).map(|item| item.to_string()).unwrap_or_default();
+    html! {
+        a.tile href={ "/tv/watch/" (item) } {
+            span.name { (title.name) }
+            span.state { (state_in_words(title)) }
+            @if title.state() != TitleState::Available {
+                progress max=(title.n_chunks.max(1)) value=(title.chunks_held) {}
+            }
+        }
+    }
+}
+
+fn watch_body(title: &TitleStatus, description: &str, mime: &str) -> Markup {
+    let item = ItemId::try_from(title.item.as_slice()).map(|item| item.to_string()).unwrap_or_default();
+    let source = format!("/play/{item}");
+    html! {
+        header {
+            p.facts { a href="/tv" { "‹ Home" } span { (state_in_words(title)) } span { (show::bytes(title.sealed_len)) } }
+            h1 { (title.name) }
+        }
+        main {
+            @if !title.playable {
+                p.empty { "Needs payment. On this box: " code { "peer-node pay \"" (title.name) "\"" } }
+            } @else if mime.starts_with("audio/") {
+                audio controls autoplay preload="metadata" src=(source) {}
+            } @else if mime.starts_with("video/") {
+                video controls autoplay preload="metadata" src=(source) {}
+            } @else {
+                p.empty { a href=(source) { "Open the file" } }
+            }
+            @if !description.is_empty() { p.description { (description) } }
+        }
+    }
+}
+
+fn missing_body() -> Markup {
+    html! { main { p.empty { "This box knows no such title. " a href="/tv" { "Home" } } } }
+}
+
+/// The one state of a title, with an icon, never by colour alone.
+fn state_in_words(title: &TitleStatus) -> String {
+    let mut words = match title.state() {
+        TitleState::Available if title.playable => "▶ Ready to play".to_owned(),
+        TitleState::Available => "▣ Here; needs payment".to_owned(),
+        TitleState::Arriving => format!("◔ {} %, {}", show::percent(title), show::rate(title.rate_bytes_per_sec)),
+        TitleState::Paused => format!("⏸ Paused: {}", title.reason),
+        TitleState::Waiting => "◷ Waiting for a source".to_owned(),
+        TitleState::Unspecified => "◌ Not in the queue".to_owned(),
+    };
+    let (boxes, seeds) = status::bytes_by_kind(title);
+    if boxes + seeds > 0 {
+        let _ = write!(words, " · {}", show::split(boxes, seeds));
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_from_afar_are_text_and_nothing_else() {
+        let title =
+            TitleStatus { name: "<script>alert(1)</script>".to_owned(), item: vec![7; 32], ..TitleStatus::default() };
+        let html = tile(&title).into_string();
+        assert!(html.contains("&lt;script&gt;") && !html.contains("<script"));
+    }
+
+    #[test]
+    fn unpaid_title_has_no_player() {
+        let title = TitleStatus { item: vec![7; 32], ..TitleStatus::default() };
+        assert!(!watch_body(&title, "", "video/mp4").into_string().contains("<video"));
+        let paid = TitleStatus { playable: true, ..title };
+        assert!(watch_body(&paid, "", "video/mp4").into_string().contains("<video"));
+    }
+}

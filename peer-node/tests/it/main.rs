@@ -1,0 +1,1 @@
+//! Integration tests of peer-node: real sockets, real files, real processes.
