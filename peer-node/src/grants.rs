@@ -1,0 +1,332 @@
+//! What may be played on this box, and how it comes to be paid for.
+//!
+//! An order is on disk, with the idempotency key that makes it one order however often it is sent, before the
+//! keyserver hears of it. From then on it is followed until its grant is here: through restarts, lost answers and an
+//! absent keyserver. A grant is kept as it came (signed licence, wrapped key) and is verified whenever it is read; the
+//! key itself exists in memory only, while someone may watch. One task talks to the keyserver and changes what is
+//! stored; everyone else holds a [`Grants`]. Never says what anyone downloads, never asks the wall clock for rights.
+
+mod keeper;
+mod records;
+mod trusted_time;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use daemon::Shutdown;
+use daemon::exit::{Exit, Failure};
+use daemon::store::Store;
+use swarm_proto::catalog::{CatalogEntry, Offer};
+use swarm_proto::geometry::Geometry;
+use swarm_proto::id::{ItemId, OrderId};
+use swarm_proto::licence::Denied;
+use swarm_proto::pb::keyserver::OrderState;
+use swarm_proto::seal::{KeyCommitment, Opener, Released};
+use swarm_proto::time::{Now, Utc};
+use swarm_proto::wrap::{self, Label};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::keeper::{Keeper, Request};
+use self::records::Grant;
+use self::trusted_time::TrustedTime;
+use crate::config;
+use crate::identity::{Identity, Members};
+use crate::tracker_link::LinkState;
+
+/// Requests to the keeper that may wait. People click; eight are more than one household.
+const KEEPER_QUEUE: usize = 8;
+
+/// The code of the refusal to play outside the time that was bought.
+pub const OUTSIDE_WINDOW: &str = "E-PLAY-02";
+
+/// Keys in memory at a time: one per screen of a household.
+const OPEN_KEYS: usize = 4;
+
+/// What the grants stand on.
+pub struct Deps {
+    /// Section `keyserver` of the configuration.
+    pub config: config::Keyserver,
+    /// Proves this device and unwraps its keys.
+    pub identity: Arc<Identity>,
+    /// Shown to the keyserver: to which account an order belongs.
+    pub members: Members,
+    /// The box's store.
+    pub store: Arc<dyn Store>,
+    /// Where the tracker says that keys are sold.
+    pub keyserver_url: watch::Receiver<Option<String>>,
+    /// Both clocks of the machine.
+    pub clock: fn() -> Now,
+    /// Ends the task.
+    pub shutdown: Shutdown,
+}
+
+/// How far a purchase has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PurchaseState {
+    /// Kept here; the keyserver cannot be reached and will hear of it as soon as it can.
+    Waiting,
+    /// Ordered; no money yet.
+    Pending,
+    /// Paid; the key has not arrived yet.
+    Paid,
+    /// The key is here.
+    Granted,
+    /// The money went back.
+    Refunded,
+    /// Nobody paid in time.
+    Expired,
+}
+
+impl fmt::Display for PurchaseState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PurchaseState::Waiting => "waiting for the keyserver",
+            PurchaseState::Pending => "pending",
+            PurchaseState::Paid => "paid",
+            PurchaseState::Granted => "granted",
+            PurchaseState::Refunded => "refunded",
+            PurchaseState::Expired => "expired",
+        })
+    }
+}
+
+/// A purchase as its buyer sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purchase {
+    /// The keyserver's name for it; `None` until it has answered.
+    pub order: Option<OrderId>,
+    /// How far it is.
+    pub state: PurchaseState,
+}
+
+/// The rights of this device.
+#[derive(Clone)]
+pub struct Grants {
+    shared: Arc<Shared>,
+    keeper: mpsc::Sender<Request>,
+    link: watch::Receiver<LinkState>,
+}
+
+/// What questions are answered from. Only the keeper changes it, except for the keys that are open.
+struct Shared {
+    identity: Arc<Identity>,
+    clock: fn() -> Now,
+    state: RwLock<State>,
+}
+
+struct State {
+    time: TrustedTime,
+    /// All grants by item, each item's by order.
+    grants: BTreeMap<ItemId, BTreeMap<OrderId, Grant>>,
+    /// What became of the last order of an item that has no grant yet.
+    orders: BTreeMap<ItemId, OrderState>,
+    open: BTreeMap<ItemId, (OrderId, Arc<Opener>)>,
+}
+
+impl Grants {
+    /// Reads what is stored and begins to follow open orders.
+    pub async fn start(deps: Deps) -> anyhow::Result<Grants> {
+        let (requests, inbox) = mpsc::channel(KEEPER_QUEUE);
+        let shutdown = deps.shutdown.clone();
+        let (keeper, shared, link) = Keeper::open(deps, inbox).await?;
+        shutdown.spawn(keeper.run());
+        Ok(Grants { shared, keeper: requests, link })
+    }
+
+    /// Orders an offer of a title (the only one, if none is named), pays it with a pass if there is a code, and fetches
+    /// the grant if it is paid. Asking again goes on with the order that is under way.
+    pub async fn buy(
+        &self,
+        entry: &CatalogEntry,
+        offer: Option<&str>,
+        pass: Option<&str>,
+    ) -> Result<Purchase, Failure> {
+        let offer = choose_offer(entry, offer)?.id.clone();
+        let pass = pass.map(swarm_proto::code::PassCode::parse).transpose().map_err(|error| {
+            Failure::new(Exit::Usage, "E-PAY-01", "this is not a pass code")
+                .why(error)
+                .hint("type it as it is printed: five groups of letters and digits, hyphens do not matter")
+        })?;
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Buy { item: entry.item, commitment: entry.commitment, offer, pass, reply };
+        self.keeper.send(request).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
+    }
+
+    /// Until when an item may be played ([`Utc::MAX`]: for ever), or why it may not.
+    pub fn playable(&self, item: &ItemId) -> Result<Utc, Failure> {
+        let now = (self.shared.clock)();
+        self.shared.read(|state| state.usable(now, item).map(|grant| state.end(grant)))
+    }
+
+    /// Until when an item may be played, if it may be played now.
+    pub fn playable_until(&self, item: &ItemId) -> Option<Utc> {
+        self.playable(item).ok()
+    }
+
+    /// The key of an item, for a viewing that begins or goes on now. The first one starts the clock of a rental.
+    pub async fn open(
+        &self,
+        item: ItemId,
+        geometry: Geometry,
+        commitment: KeyCommitment,
+    ) -> Result<Arc<Opener>, Failure> {
+        let now = (self.shared.clock)();
+        let grant = self.shared.read(|state| state.usable(now, &item).cloned())?;
+        if grant.first_play.is_none() {
+            let (reply, done) = oneshot::channel();
+            let request = Request::FirstPlay { item, order: grant.licence.order, reply };
+            self.keeper.send(request).await.map_err(|_| stopping())?;
+            done.await.map_err(|_| stopping())??;
+        }
+        if let Some(opener) = self.shared.read(|state| state.opened(&item, &grant.licence.order)) {
+            return Ok(opener);
+        }
+        let opener = Arc::new(Opener::new(self.shared.unwrap(&grant, &commitment)?, geometry));
+        self.shared.change(|state| state.keep_open(item, grant.licence.order, opener.clone()));
+        Ok(opener)
+    }
+
+    /// Whether a viewing of an item that has begun may go on.
+    pub fn may_go_on(&self, item: &ItemId) -> Result<(), Failure> {
+        let now = (self.shared.clock)();
+        self.shared.read(|state| state.watchable(now, item).map(|_| ()))
+    }
+
+    /// Whether the keyserver is there.
+    pub fn link(&self) -> watch::Receiver<LinkState> {
+        self.link.clone()
+    }
+}
+
+impl Shared {
+    fn read<T>(&self, question: impl FnOnce(&State) -> T) -> T {
+        question(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The key of a grant, held against what the publisher committed to.
+    fn unwrap(&self, grant: &Grant, commitment: &KeyCommitment) -> Result<Released, Failure> {
+        let wrong = |why: &dyn fmt::Display| {
+            Failure::new(Exit::Integrity, "E-GRANT-01", "the key that was released does not fit this title")
+                .why(why)
+                .hint("the film itself is not damaged; report this to whoever runs the keyserver")
+        };
+        if grant.licence.commitment != *commitment {
+            return Err(wrong(&"its licence is for another edition of the title"));
+        }
+        let aad = grant.licence.grant_aad(&grant.signed);
+        let secret = wrap::unwrap(&self.identity.hpke, Label::Grant, &aad, &grant.key).map_err(|error| wrong(&error))?;
+        Released::decode(&secret, commitment).map_err(|error| wrong(&error))
+    }
+}
+
+impl State {
+    /// The grant under which a viewing of this item may begin now: the one that lasts longest.
+    fn usable(&self, now: Now, item: &ItemId) -> Result<&Grant, Failure> {
+        self.best(item, |grant| self.time.allows_start(now, &grant.licence, grant.first_play))
+    }
+
+    /// The grant under which a viewing of this item that has begun may go on.
+    fn watchable(&self, now: Now, item: &ItemId) -> Result<&Grant, Failure> {
+        self.best(item, |grant| match grant.first_play {
+            Some(first_play) => self.time.allows_continue(now, &grant.licence, first_play),
+            None => self.time.allows_start(now, &grant.licence, None),
+        })
+    }
+
+    fn best(&self, item: &ItemId, judge: impl Fn(&Grant) -> Result<(), Denied>) -> Result<&Grant, Failure> {
+        let grants = self.grants.get(item).into_iter().flat_map(BTreeMap::values);
+        let (mut best, mut denied): (Option<&Grant>, Option<Denied>) = (None, None);
+        for grant in grants {
+            match judge(grant) {
+                Ok(()) if best.is_none_or(|best| self.end(grant) > self.end(best)) => best = Some(grant),
+                Ok(()) => {}
+                Err(reason) => denied = Some(reason),
+            }
+        }
+        best.ok_or_else(|| self.refusal(item, denied))
+    }
+
+    /// When a grant ends if it is used from now on.
+    fn end(&self, grant: &Grant) -> Utc {
+        let licence = &grant.licence;
+        let watched = match (grant.first_play, licence.finish_within.bound()) {
+            (Some(first_play), Some(within)) if !licence.soft_finish => Some(first_play + within),
+            _ => None,
+        };
+        let ends = [licence.not_after.bound(), licence.offline_until().bound(), watched];
+        ends.into_iter().flatten().min().unwrap_or(Utc::MAX)
+    }
+
+    fn refusal(&self, item: &ItemId, denied: Option<Denied>) -> Failure {
+        let over = |reason: Denied, hint: &str| {
+            Failure::new(Exit::Payment, OUTSIDE_WINDOW, "this title cannot be played now").why(reason).hint(hint)
+        };
+        match denied {
+            Some(reason @ Denied::TooEarly(_)) => over(reason, "wait until then"),
+            Some(reason @ Denied::RenewalOverdue(_)) => over(reason, "connect to the keyserver and try again"),
+            Some(reason) => over(reason, "buy it again: peer-node pay TITLE"),
+            None => self.unpaid(item),
+        }
+    }
+
+    fn unpaid(&self, item: &ItemId) -> Failure {
+        let failure = Failure::new(Exit::Payment, "E-PLAY-01", "this title has not been paid for");
+        match self.orders.get(item) {
+            Some(OrderState::Pending | OrderState::Unspecified) => failure
+                .why("it is ordered, but no money has arrived yet")
+                .hint("pay it: peer-node pay TITLE --pass CODE"),
+            Some(OrderState::Paid | OrderState::Granted) => failure
+                .why("it is paid, but its key has not arrived yet")
+                .hint("it comes by itself as soon as the keyserver can be reached"),
+            _ => failure.hint("buy it: peer-node pay TITLE --pass CODE"),
+        }
+    }
+
+    fn opened(&self, item: &ItemId, order: &OrderId) -> Option<Arc<Opener>> {
+        self.open.get(item).filter(|(of, _)| of == order).map(|(_, opener)| opener.clone())
+    }
+
+    fn keep_open(&mut self, item: ItemId, order: OrderId, opener: Arc<Opener>) {
+        if self.open.len() >= OPEN_KEYS {
+            self.open.pop_first();
+        }
+        self.open.insert(item, (order, opener));
+    }
+
+    /// Wipes the keys of items that may not be watched any more.
+    fn close_over(&mut self, now: Now) {
+        let over: Vec<ItemId> = self.open.keys().filter(|item| self.watchable(now, item).is_err()).copied().collect();
+        for item in over {
+            self.open.remove(&item);
+        }
+    }
+}
+
+/// The offer that is meant, or which ones there are.
+fn choose_offer<'a>(entry: &'a CatalogEntry, wanted: Option<&str>) -> Result<&'a Offer, Failure> {
+    let all = || entry.offers.iter().map(|offer| format!("{} ({})", offer.id, offer.price)).collect::<Vec<_>>().join(", ");
+    if entry.withdrawn || entry.offers.is_empty() {
+        return Err(Failure::new(Exit::NotFound, "E-PAY-02", format!("\"{}\" is not for sale", entry.name)));
+    }
+    match (wanted, entry.offers.as_slice()) {
+        (None, [only]) => Ok(only),
+        (None, _) => Err(Failure::new(Exit::Usage, "E-PAY-03", format!("\"{}\" has several offers", entry.name))
+            .why(all())
+            .hint("name one: --offer ID")),
+        (Some(wanted), offers) => offers.iter().find(|offer| offer.id.as_str() == wanted).ok_or_else(|| {
+            Failure::new(Exit::NotFound, "E-PAY-04", format!("\"{}\" has no offer {wanted}", entry.name))
+                .why(format!("it has: {}", all()))
+                .hint("name one: --offer ID")
+        }),
+    }
+}
+
+fn stopping() -> Failure {
+    Failure::new(Exit::Unreachable, "E-PAY-05", "this device is shutting down").hint("try again when it runs")
+}

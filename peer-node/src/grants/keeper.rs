@@ -1,0 +1,627 @@
+//! The one task that talks to the keyserver and writes down what came of it.
+//!
+//! Works in rounds: greet the keyserver (is it the one we know, what time is it), move every open order one step
+//! further, fetch fresh licences that are due. Rounds come quickly while something is expected and rarely otherwise;
+//! after a failure they come later and later, up to a bound. A buyer's request is a round of its own for that order.
+//! What a step has learnt is on disk before the next step and before the buyer's answer.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use daemon::client::{self, Trust};
+use daemon::exit::{Exit, Failure};
+use daemon::secrets;
+use daemon::store::{Batch, MAX_PAGE, Store};
+use data_encoding::HEXLOWER;
+use rand::rand_core::UnwrapErr;
+use rand::rngs::SysRng;
+use swarm_proto::catalog::OfferId;
+use swarm_proto::code::PassCode;
+use swarm_proto::id::{ItemId, OrderId, ServerId};
+use swarm_proto::licence::{Denied, Licence};
+use swarm_proto::pb::keyserver as pb;
+use swarm_proto::pb::keyserver::OrderState;
+use swarm_proto::pb::keyserver::deposits_client::DepositsClient;
+use swarm_proto::pb::keyserver::shop_client::ShopClient;
+use swarm_proto::seal::KeyCommitment;
+use swarm_proto::signed::Signed;
+use swarm_proto::time::Utc;
+use swarm_proto::wrap::{self, Label, Wrapped};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::Channel;
+use zeroize::Zeroizing;
+
+use super::records::{self, Grant, Key, Order};
+use super::{Deps, Purchase, PurchaseState, Shared, State, TrustedTime};
+use crate::config::AUTO;
+use crate::tracker_link::LinkState;
+
+/// How long one call may take. Three of them fit into the ten seconds that a buyer's own request may last.
+const CALL_WITHIN: Duration = Duration::from_secs(3);
+
+/// The first pause after a failure, and between two looks at an order that is expected to move.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+
+/// How often an idle device looks whether its keyserver is there, which also keeps its clock right.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Orders followed at a time. A box with more open orders is being played with.
+const MAX_OPEN_ORDERS: usize = 256;
+
+/// Metadata that shows to which account a device belongs.
+const MEMBERSHIP_METADATA: &str = "reelswarm-membership";
+
+/// What the pass code in a stored order is wrapped with.
+const PASS_AAD: &[u8] = b"pass code";
+
+/// What others ask of the keeper.
+pub(super) enum Request {
+    /// Makes or continues an order.
+    Buy {
+        item: ItemId,
+        commitment: KeyCommitment,
+        offer: OfferId,
+        pass: Option<PassCode>,
+        reply: oneshot::Sender<Result<Purchase, Failure>>,
+    },
+    /// Starts the clock of a rental, durably.
+    FirstPlay { item: ItemId, order: OrderId, reply: oneshot::Sender<Result<(), Failure>> },
+}
+
+/// A keyserver that has proven to be the one we know.
+#[derive(Clone)]
+struct Session {
+    url: String,
+    channel: Channel,
+    server: ServerId,
+    greeted: Instant,
+}
+
+/// Follows orders until their grants are here.
+pub(super) struct Keeper {
+    deps: Deps,
+    inbox: mpsc::Receiver<Request>,
+    shared: Arc<Shared>,
+    link: watch::Sender<LinkState>,
+    /// The keyserver that is believed; `None` before the first contact.
+    pinned: Option<ServerId>,
+    /// Every order that is stored, by its key.
+    orders: BTreeMap<Bytes, Order>,
+    session: Option<Session>,
+    pause: Duration,
+    next_round: Instant,
+}
+
+impl Keeper {
+    /// Reads everything that is stored.
+    pub(super) async fn open(
+        deps: Deps,
+        inbox: mpsc::Receiver<Request>,
+    ) -> anyhow::Result<(Keeper, Arc<Shared>, watch::Receiver<LinkState>)> {
+        let store = &*deps.store;
+        let pinned = pinned(store, &deps.config.id).await?;
+        let now = (deps.clock)();
+        let high_water = match store.get(&Key::HighWater.bytes()).await? {
+            Some(stored) => Utc::from_millis(u64::from_be_bytes(stored.value.as_ref().try_into().unwrap_or_default())),
+            None => Utc::EPOCH,
+        };
+        let (mut orders, mut grants) = (BTreeMap::new(), BTreeMap::<_, BTreeMap<_, _>>::new());
+        for (key, value) in scan(store, records::ORDERS).await? {
+            let order = Order::decode(&value).context("failed to read a stored order")?;
+            orders.insert(key, order);
+        }
+        for (_, value) in scan(store, records::GRANTS).await? {
+            let server = pinned.context("there are grants, but no keyserver is known")?;
+            match Grant::decode(&value, &server) {
+                Ok(grant) => {
+                    grants.entry(grant.licence.item).or_default().insert(grant.licence.order, grant);
+                }
+                Err(error) => tracing::warn!(reason = format!("{error:#}"), "a stored grant is damaged: not used"),
+            }
+        }
+        let states = orders.values().map(|order: &Order| (order.item, order.state)).collect();
+        let time = TrustedTime::resume(high_water, now.mono);
+        let state = State { time, grants, orders: states, open: BTreeMap::new() };
+        let shared = Arc::new(Shared { identity: deps.identity.clone(), clock: deps.clock, state: RwLock::new(state) });
+        let down = LinkState { url: String::new(), up: false, since: now.utc, last_error: "not tried yet".to_owned() };
+        let (link, link_seen) = watch::channel(down);
+        let keeper = Keeper {
+            deps,
+            inbox,
+            shared: shared.clone(),
+            link,
+            pinned,
+            orders,
+            session: None,
+            pause: RETRY_MIN,
+            next_round: Instant::now(),
+        };
+        Ok((keeper, shared, link_seen))
+    }
+
+    pub(super) async fn run(mut self) {
+        let shutdown = self.deps.shutdown.clone();
+        let mut url = self.deps.keyserver_url.clone();
+        let mut members = self.deps.members.clone();
+        loop {
+            let request = tokio::select! {
+                () = shutdown.requested() => break,
+                request = self.inbox.recv() => request,
+                () = tokio::time::sleep_until(self.next_round) => None,
+                Ok(()) = url.changed() => None,
+                Ok(()) = members.changed() => None,
+            };
+            match request {
+                Some(Request::Buy { item, commitment, offer, pass, reply }) => {
+                    let result = self.buy(item, commitment, offer, pass).await;
+                    self.pause = RETRY_MIN;
+                    self.next_round = Instant::now() + RETRY_MIN;
+                    drop(reply.send(result));
+                }
+                Some(Request::FirstPlay { item, order, reply }) => drop(reply.send(self.first_play(item, order).await)),
+                None => self.round().await,
+            }
+        }
+        if let Err(failure) = self.keep_time().await {
+            tracing::warn!(reason = %failure, "the trusted time could not be stored");
+        }
+    }
+
+    /// Greets the keyserver, moves every open order on, renews what is due, and decides when to come again.
+    async fn round(&mut self) {
+        let result = self.go_round().await;
+        let now = (self.shared.clock)();
+        self.shared.change(|state| state.close_over(now));
+        let longest = self.deps.config.retry_max.get().max(RETRY_MIN);
+        let wait = match result {
+            Ok(false) => IDLE,
+            Ok(true) => self.pause,
+            Err(failure) => {
+                tracing::debug!(reason = %failure, "the keyserver gave no answer");
+                self.pause
+            }
+        };
+        self.next_round = Instant::now() + jittered(wait);
+        self.pause = (self.pause * 2).min(longest);
+    }
+
+    /// True when something is still expected.
+    async fn go_round(&mut self) -> Result<bool, Failure> {
+        let session = self.session().await?;
+        let open: Vec<Bytes> = self.orders.iter().filter(|(_, order)| order.is_open()).map(|(key, _)| key.clone()).collect();
+        for key in open {
+            if let Err(failure) = self.advance(&session, &key).await {
+                if self.is_away(&failure) {
+                    return Err(failure);
+                }
+                tracing::warn!(reason = %failure, "an order does not get on");
+            }
+        }
+        for (item, order) in self.due_renewals() {
+            match self.fetch_grant(&session, item, order, None).await {
+                Err(failure) if self.is_away(&failure) => return Err(failure),
+                Err(failure) => tracing::warn!(%item, reason = %failure, "a licence could not be renewed"),
+                Ok(()) => tracing::info!(%item, "licence renewed"),
+            }
+        }
+        Ok(self.orders.values().any(Order::is_open))
+    }
+
+    async fn buy(
+        &mut self,
+        item: ItemId,
+        commitment: KeyCommitment,
+        offer: OfferId,
+        pass: Option<PassCode>,
+    ) -> Result<Purchase, Failure> {
+        let key = Key::Order(item, offer.clone()).bytes();
+        let mut order = match self.orders.get(&key) {
+            Some(order) if !self.is_used_up(order) => order.clone(),
+            _ => self.new_order(item, commitment, offer)?,
+        };
+        if let Some(pass) = pass.filter(|_| matches!(order.state, OrderState::Unspecified | OrderState::Pending)) {
+            order.pass = Some(self.wrap_pass(&pass)?);
+        }
+        self.keep_order(order).await?;
+        match self.settle(&key).await {
+            Err(failure) if !self.is_away(&failure) => Err(failure),
+            _ => Ok(self.purchase(&key)),
+        }
+    }
+
+    /// As far as an order can get now.
+    async fn settle(&mut self, key: &Bytes) -> Result<(), Failure> {
+        if !self.orders.get(key).is_some_and(Order::is_open) {
+            return Ok(());
+        }
+        let session = self.session().await?;
+        let result = self.advance(&session, key).await;
+        if let Err(failure) = &result {
+            self.is_away(failure);
+        }
+        result
+    }
+
+    /// Moves an order on: made known, paid, granted.
+    async fn advance(&mut self, session: &Session, key: &Bytes) -> Result<(), Failure> {
+        let Some(mut order) = self.orders.get(key).cloned() else { return Ok(()) };
+        let id = match order.id {
+            Some(id) => id,
+            None => {
+                let request = pb::CreateOrderRequest {
+                    idempotency_key: order.idempotency_key.clone(),
+                    item: order.item.to_vec(),
+                    offer: order.offer.to_string(),
+                };
+                let request = self.signed_call(session, request)?;
+                let answer = session.call(session.shop().create_order(request)).await?;
+                self.take_answer(&mut order, &answer).await?
+            }
+        };
+        if order.state == OrderState::Pending {
+            let answer = match order.pass.clone() {
+                Some(pass) => self.pay(session, &mut order, id, &pass).await?,
+                None => {
+                    let request = self.signed_call(session, pb::GetOrderRequest { order: id.to_vec() })?;
+                    session.call(session.shop().get_order(request)).await?
+                }
+            };
+            self.take_answer(&mut order, &answer).await?;
+        }
+        if matches!(order.state, OrderState::Paid | OrderState::Granted) && !order.has_grant {
+            self.fetch_grant(session, order.item, id, Some(order.commitment)).await?;
+            order.state = OrderState::Granted;
+            order.has_grant = true;
+            let item = order.item;
+            self.keep_order(order).await?;
+            tracing::info!(%item, order = %id, "the key is here");
+        }
+        Ok(())
+    }
+
+    /// Pays with a pass. A code that the keyserver refuses is forgotten at once.
+    async fn pay(&mut self, session: &Session, order: &mut Order, id: OrderId, pass: &Wrapped) -> Result<pb::Order, Failure> {
+        let code = wrap::unwrap(&self.deps.identity.hpke, Label::JobKey, PASS_AAD, pass).ok();
+        let code = code.and_then(|code| String::from_utf8(code.to_vec()).ok()).map(Zeroizing::new);
+        let Some(code) = code else {
+            order.pass = None;
+            self.keep_order(order.clone()).await?;
+            return Err(Failure::new(Exit::Failed, "E-PAY-06", "the pass code that was kept cannot be read any more")
+                .hint("type the code again: peer-node pay TITLE --pass CODE"));
+        };
+        let request = self.signed_call(session, pb::PayWithPassRequest { order: id.to_vec(), code: code.to_string() })?;
+        let paid = session.call(session.shop().pay_with_pass(request)).await;
+        if let Err(failure) = &paid
+            && failure.exit != Exit::Unreachable
+        {
+            order.pass = None;
+            self.keep_order(order.clone()).await?;
+        }
+        paid
+    }
+
+    /// Fetches, checks and stores a grant. `commitment` is what the catalog said when the title was bought; a renewal
+    /// is held against the licence that is here.
+    async fn fetch_grant(
+        &mut self,
+        session: &Session,
+        item: ItemId,
+        order: OrderId,
+        commitment: Option<KeyCommitment>,
+    ) -> Result<(), Failure> {
+        let request = self.signed_call(session, pb::RequestGrantRequest { order: order.to_vec() })?;
+        let answer = session.call(session.shop().request_grant(request)).await?;
+        let told = Utc::from_millis(answer.utc_ms);
+        let old = self.shared.read(|state| state.grants.get(&item)?.get(&order).cloned());
+        let commitment = commitment.or(old.as_ref().map(|old| old.licence.commitment));
+        let grant = self.check_grant(session, answer, item, order, commitment, old.and_then(|old| old.first_play));
+        let grant = grant.map_err(|error| bad_grant(&error))?;
+        self.commit(Batch::new().put(grant.store_key().bytes(), grant.encode())).await?;
+        let mono = (self.shared.clock)().mono;
+        self.shared.change(|state| {
+            state.time.handle_told(mono, told.max(grant.licence.issued));
+            state.open.remove(&item);
+            state.grants.entry(item).or_default().insert(order, grant);
+        });
+        self.keep_time().await
+    }
+
+    fn check_grant(
+        &self,
+        session: &Session,
+        answer: pb::Grant,
+        item: ItemId,
+        order: OrderId,
+        commitment: Option<KeyCommitment>,
+        first_play: Option<Utc>,
+    ) -> anyhow::Result<Grant> {
+        let signed = Signed::<Licence>::try_from(answer.licence.context("it has no licence")?)?;
+        let licence = signed.verify(&session.server)?;
+        anyhow::ensure!(licence.device == self.deps.identity.device, "its licence is for another device");
+        anyhow::ensure!(licence.item == item, "its licence is for another item");
+        anyhow::ensure!(licence.order == order, "its licence is for another order");
+        let commitment = commitment.context("nobody committed to its key")?;
+        let grant = Grant { licence, signed, key: answer.key.context("it has no key")?.try_into()?, first_play };
+        self.shared.unwrap(&grant, &commitment)?;
+        Ok(grant)
+    }
+
+    async fn first_play(&mut self, item: ItemId, order: OrderId) -> Result<(), Failure> {
+        let now = (self.shared.clock)();
+        let started = self.shared.read(|state| {
+            let grant = state.grants.get(&item)?.get(&order)?;
+            let first_play = grant.first_play.unwrap_or_else(|| state.time.at_least(now.mono));
+            Some(Grant { first_play: Some(first_play), ..grant.clone() })
+        });
+        let Some(grant) = started else { return Ok(()) };
+        self.commit(Batch::new().put(grant.store_key().bytes(), grant.encode())).await?;
+        self.shared.change(|state| state.grants.entry(item).or_default().insert(order, grant));
+        self.keep_time().await
+    }
+
+    /// True when this order has given all it could, so that buying again means a new one.
+    fn is_used_up(&self, order: &Order) -> bool {
+        match order.state {
+            OrderState::Refunded | OrderState::Expired => true,
+            _ if !order.has_grant => false,
+            _ => {
+                let now = (self.shared.clock)();
+                self.shared.read(|state| {
+                    let grant = order.id.and_then(|id| state.grants.get(&order.item)?.get(&id));
+                    let judged = grant.map(|grant| state.time.allows_start(now, &grant.licence, grant.first_play));
+                    matches!(judged, None | Some(Err(Denied::TooLate(_) | Denied::NotStarted(_) | Denied::Finished(_))))
+                })
+            }
+        }
+    }
+
+    fn new_order(&self, item: ItemId, commitment: KeyCommitment, offer: OfferId) -> Result<Order, Failure> {
+        if self.orders.values().filter(|order| order.is_open()).count() >= MAX_OPEN_ORDERS {
+            return Err(Failure::new(Exit::Storage, "E-PAY-07", "this device has too many open orders")
+                .hint("pay some of them first; unpaid ones expire by themselves"));
+        }
+        let idempotency_key = HEXLOWER.encode(&*secrets::random::<16>());
+        let state = OrderState::Unspecified;
+        Ok(Order { item, offer, commitment, idempotency_key, id: None, state, pass: None, has_grant: false })
+    }
+
+    fn wrap_pass(&self, pass: &PassCode) -> Result<Wrapped, Failure> {
+        let to = self.deps.identity.hpke.public();
+        let wrapped = wrap::wrap(&mut UnwrapErr(SysRng), &to, Label::JobKey, PASS_AAD, pass.reveal().as_bytes());
+        wrapped.map_err(|error| Failure::new(Exit::Failed, "E-PAY-08", "the pass code could not be kept").why(error))
+    }
+
+    fn purchase(&self, key: &Bytes) -> Purchase {
+        let order = self.orders.get(key);
+        let state = match order.map(|order| (order.state, order.has_grant)) {
+            None | Some((OrderState::Unspecified, _)) => PurchaseState::Waiting,
+            Some((OrderState::Pending, _)) => PurchaseState::Pending,
+            Some((OrderState::Paid | OrderState::Granted, false)) => PurchaseState::Paid,
+            Some((OrderState::Paid | OrderState::Granted, true)) => PurchaseState::Granted,
+            Some((OrderState::Refunded, _)) => PurchaseState::Refunded,
+            Some((OrderState::Expired, _)) => PurchaseState::Expired,
+        };
+        Purchase { order: order.and_then(|order| order.id), state }
+    }
+
+    fn due_renewals(&self) -> Vec<(ItemId, OrderId)> {
+        let now = (self.shared.clock)();
+        self.shared.read(|state| {
+            let latest = state.time.at_most(now);
+            let grants = state.grants.values().flat_map(BTreeMap::values).map(|grant| &grant.licence);
+            let is_due = |licence: &&Licence| {
+                let over = licence.not_after.bound().is_some_and(|end| latest >= end);
+                !over && licence.renewal_due().bound().is_some_and(|due| latest >= due)
+            };
+            grants.filter(is_due).map(|licence| (licence.item, licence.order)).collect()
+        })
+    }
+
+    /// Takes what the keyserver says about an order.
+    async fn take_answer(&mut self, order: &mut Order, answer: &pb::Order) -> Result<OrderId, Failure> {
+        let id = OrderId::try_from(answer.order.as_slice()).ok().filter(|id| order.id.is_none_or(|known| known == *id));
+        let state = answer.state();
+        let is_ours = answer.item == order.item.as_bytes() && answer.offer == order.offer.as_str();
+        let (Some(id), true, true) = (id, is_ours, state != OrderState::Unspecified) else {
+            return Err(Failure::new(Exit::Integrity, "E-PAY-09", "the keyserver answered with another order")
+                .hint("report this to whoever runs the keyserver"));
+        };
+        order.id = Some(id);
+        order.state = state;
+        if state != OrderState::Pending {
+            order.pass = None;
+        }
+        self.keep_order(order.clone()).await?;
+        Ok(id)
+    }
+
+    async fn keep_order(&mut self, order: Order) -> Result<(), Failure> {
+        let key = order.key().bytes();
+        self.commit(Batch::new().put(key.clone(), order.encode())).await?;
+        self.shared.change(|state| state.orders.insert(order.item, order.state));
+        self.orders.insert(key, order);
+        Ok(())
+    }
+
+    /// Stores the latest moment that has passed for certain.
+    async fn keep_time(&self) -> Result<(), Failure> {
+        let mono = (self.shared.clock)().mono;
+        let known = self.shared.read(|state| state.time.at_least(mono));
+        self.commit(Batch::new().put(Key::HighWater.bytes(), known.as_millis().to_be_bytes().to_vec())).await
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<(), Failure> {
+        self.deps.store.commit(batch).await.map(|_| ()).map_err(Failure::from)
+    }
+
+    /// The keyserver, greeted within the last minute.
+    async fn session(&mut self) -> Result<Session, Failure> {
+        let url = self.url().ok_or_else(|| {
+            Failure::new(Exit::Unreachable, "E-KEYS-01", "no keyserver is known yet")
+                .why("the tracker has not named one")
+                .hint("wait for the tracker, or set keyserver.url")
+        })?;
+        if let Some(session) = &self.session
+            && session.url == url
+            && session.greeted.elapsed() < IDLE
+        {
+            return Ok(session.clone());
+        }
+        match self.greet(url.clone()).await {
+            Ok(session) => {
+                self.set_link(&url, None);
+                Ok(self.session.insert(session).clone())
+            }
+            Err(failure) => {
+                self.set_link(&url, Some(&failure));
+                Err(failure)
+            }
+        }
+    }
+
+    fn url(&self) -> Option<String> {
+        match self.deps.config.url.as_str() {
+            AUTO => self.deps.keyserver_url.borrow().clone(),
+            url => Some(url.to_owned()),
+        }
+    }
+
+    /// Asks who the keyserver is and what time it has. The first one that answers is believed from then on.
+    async fn greet(&mut self, url: String) -> Result<Session, Failure> {
+        let config = &self.deps.config;
+        let ca_file = Some(&config.ca_file).filter(|file| !file.is_empty()).map(Into::into);
+        let trust = Trust { ca_file, insecure: config.insecure };
+        let channel = match self.session.take().filter(|session| session.url == url) {
+            Some(session) => session.channel,
+            None => client::connect_lazily(&url, &trust)?,
+        };
+        let mut deposits = DepositsClient::new(channel.clone());
+        let info = within(&url, deposits.get_keyserver(pb::GetKeyserverRequest {})).await?;
+        let server = ServerId::try_from(info.server.as_slice()).map_err(|error| stranger(&url).why(error))?;
+        match self.pinned {
+            Some(pinned) if pinned != server => {
+                return Err(stranger(&url).why(format!("it is {server}, this device knows {pinned}")));
+            }
+            Some(_) => {}
+            None => {
+                self.commit(Batch::new().put(Key::Keyserver.bytes(), server.to_vec())).await?;
+                self.pinned = Some(server);
+                tracing::info!(keyserver = %server, url, "keyserver met for the first time, believed from now on");
+            }
+        }
+        let mono = (self.shared.clock)().mono;
+        self.shared.change(|state| state.time.handle_told(mono, Utc::from_millis(info.utc_ms)));
+        self.keep_time().await?;
+        Ok(Session { url, channel, server, greeted: Instant::now() })
+    }
+
+    /// Notes that the keyserver cannot be reached, if that is what a failure means.
+    fn is_away(&mut self, failure: &Failure) -> bool {
+        let is_away = failure.exit == Exit::Unreachable;
+        if is_away {
+            self.session = None;
+            self.set_link(&self.url().unwrap_or_default(), Some(failure));
+        }
+        is_away
+    }
+
+    fn set_link(&self, url: &str, failure: Option<&Failure>) {
+        let since = (self.shared.clock)().utc;
+        let last_error = failure.map(ToString::to_string).unwrap_or_default();
+        self.link.send_if_modified(|link| {
+            let up = failure.is_none();
+            let turned = link.up != up || link.url != url;
+            let changed = turned || link.last_error != last_error;
+            if turned {
+                *link = LinkState { url: url.to_owned(), up, since, last_error };
+            } else {
+                link.last_error = last_error;
+            }
+            changed
+        });
+    }
+
+    /// A request that proves this device and its account.
+    fn signed_call<T>(&self, session: &Session, message: T) -> Result<tonic::Request<T>, Failure> {
+        let enrolled = self.deps.members.borrow().clone().ok_or_else(|| {
+            Failure::new(Exit::NotAllowed, "E-ENROL-01", "this device does not belong to an account yet")
+                .hint("enrol it: peer-node enrol CODE")
+        })?;
+        let membership: MetadataValue<Ascii> = enrolled.signed.to_text().parse().expect("base64url fits in metadata");
+        let mut request = tonic::Request::new(message);
+        self.deps.identity.sign_call(&mut request, session.server);
+        request.metadata_mut().insert(MEMBERSHIP_METADATA, membership);
+        Ok(request)
+    }
+}
+
+impl Session {
+    fn shop(&self) -> ShopClient<Channel> {
+        ShopClient::new(self.channel.clone())
+    }
+
+    async fn call<T>(&self, asked: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>) -> Result<T, Failure> {
+        within(&self.url, asked).await
+    }
+}
+
+/// A call's answer, or why there is none, in time.
+async fn within<T>(
+    url: &str,
+    asked: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(CALL_WITHIN, asked).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(client::failure(url, &status)),
+        Err(_) => Err(Failure::new(Exit::Unreachable, "E-NET-03", format!("{url} does not answer"))
+            .why(format!("it took longer than {} s", CALL_WITHIN.as_secs()))
+            .hint("check the keyserver; what is to be done there is kept and done when it answers")),
+    }
+}
+
+/// The keyserver to believe: the configured one, else the one met first.
+async fn pinned(store: &dyn Store, configured: &str) -> anyhow::Result<Option<ServerId>> {
+    if configured != AUTO {
+        let id = configured.parse().map_err(|error| {
+            Failure::new(Exit::Config, "E-CONFIG-05", "keyserver.id is not the id of a keyserver")
+                .why(error)
+                .hint("copy it from what the keyserver prints when it starts, or set it to \"auto\"")
+        })?;
+        return Ok(Some(id));
+    }
+    let stored = store.get(&Key::Keyserver.bytes()).await?;
+    stored.map(|stored| ServerId::try_from(stored.value.as_ref())).transpose().context("failed to read the known keyserver")
+}
+
+async fn scan(store: &dyn Store, prefix: &[u8]) -> anyhow::Result<Vec<(Bytes, Bytes)>> {
+    let (mut found, mut after): (Vec<_>, Option<Bytes>) = (Vec::new(), None);
+    loop {
+        let page = store.scan(prefix, after.as_deref(), MAX_PAGE).await?;
+        found.extend(page.entries.into_iter().map(|entry| (entry.key, entry.versioned.value)));
+        after = page.next;
+        if after.is_none() {
+            return Ok(found);
+        }
+    }
+}
+
+fn stranger(url: &str) -> Failure {
+    Failure::new(Exit::NotAllowed, "E-KEYS-02", format!("{url} is not the keyserver that this device knows"))
+        .hint("if it was replaced on purpose, set keyserver.id to the new id")
+}
+
+fn bad_grant(error: &anyhow::Error) -> Failure {
+    Failure::new(Exit::Integrity, "E-GRANT-02", "the keyserver sent a grant that cannot be used")
+        .why(format!("{error:#}"))
+        .hint("report this to whoever runs the keyserver")
+}
+
+/// A pause a little shorter or longer, so that many boxes do not come back together.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.8 + 0.2 * rand::random::<f64>())
+}
