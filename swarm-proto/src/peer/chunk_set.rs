@@ -23,7 +23,7 @@ impl ChunkSet {
 
     /// Every chunk of an item of `width` chunks.
     pub fn full(width: u32) -> Self {
-        Self::from_ranges(width, [0..width])
+        Self::from_ranges(width, Some(0..width))
     }
 
     /// The chunks of these ranges; what lies beyond the item is left out.
@@ -164,6 +164,7 @@ fn bits(i: usize, mut word: u64) -> impl Iterator<Item = u32> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
 mod tests {
     use std::collections::BTreeSet;
 

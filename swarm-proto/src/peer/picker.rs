@@ -183,6 +183,7 @@ impl Picker {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
 mod tests {
     use std::collections::BTreeSet;
 

@@ -12,6 +12,7 @@
 mod answers;
 mod asking;
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
