@@ -51,9 +51,7 @@ const KAD_QUERY_WITHIN: Duration = Duration::from_secs(20);
 /// A provider that does not say so again is forgotten.
 const PROVIDER_TTL: Duration = Duration::from_secs(30 * 60);
 const PROVIDE_EVERY: Duration = Duration::from_secs(10 * 60);
-/// Keys whose providers are kept for others.
-pub(super) const PROVIDER_KEYS: usize = 4_096;
-/// Items announced by this device itself.
+/// Keys with providers that the store keeps: our own, and what `routing` admits of others.
 const PROVIDED_KEYS: usize = 65_536;
 
 #[derive(NetworkBehaviour)]
