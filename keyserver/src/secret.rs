@@ -77,11 +77,18 @@ fn read_text(path: &Path) -> Result<Option<Zeroizing<String>>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    fn private_folder() -> tempfile::TempDir {
+        tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().expect("a folder")
+    }
 
     #[tokio::test]
     async fn the_secret_before_holds_until_the_next_change() {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = private_folder();
         let secrets = WebhookSecrets::new(folder.path());
         assert_eq!(secrets.read().await.expect_err("none yet").code, "E-WEBHOOK-04");
         let made: Vec<_> = (0..3).map(|_| renew(folder.path()).expect("made")).collect();
@@ -92,7 +99,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_short_secret_is_refused() {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = private_folder();
         secrets::replace(&folder.path().join(LIVE), b"whsec_AAAA").expect("written");
         assert!(WebhookSecrets::new(folder.path()).read().await.is_err());
     }

@@ -84,6 +84,12 @@ fn open(
     let path = folder.file(journal::FILE);
     let has_journal =
         path.try_exists().map_err(|error| Failure::io(format!("cannot look at {}", path.display()), &error))?;
+    // The token is made after the journal: where it is, there has been a journal.
+    if !has_journal && folder.file(token::FILE).exists() {
+        return Err(Failure::new(Exit::Integrity, "E-AUDIT-03", format!("the journal {} is missing", path.display()))
+            .why("this keyserver has run before, and a new journal would forget every order")
+            .hint("put it back from a backup; to begin anew, take another data folder"));
+    }
     let keys = Keys::open(folder, has_journal)?;
     if !has_journal {
         Journal::create(&path, keys.header())?;

@@ -114,7 +114,13 @@ pub(super) fn judge(
 }
 
 /// The licence of a grant that the order holds.
-pub(super) fn licence(order: &Order, device: DeviceId, grant: &Grant, commitment: KeyCommitment, n_spans: u32) -> Licence {
+pub(super) fn licence(
+    order: &Order,
+    device: DeviceId,
+    grant: &Grant,
+    commitment: KeyCommitment,
+    n_spans: u32,
+) -> Licence {
     let subject = Subject { order: order.id, device, item: order.item, commitment, spans: 0..n_spans };
     let granted = first_grant(order).unwrap_or(grant.first);
     Licence::new(grant.serial, subject, &order.policy, granted, grant.issued)

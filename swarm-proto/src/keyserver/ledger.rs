@@ -120,7 +120,9 @@ pub enum DepositRefusal {
     #[error("the item is deposited under another publisher or title")]
     OtherTitle,
     /// Raise the version of the entry.
-    #[error("version {0} of the entry is known, a deposit must not go back or say something else under the same number")]
+    #[error(
+        "version {0} of the entry is known, a deposit must not go back or say something else under the same number"
+    )]
     OldVersion(u64),
     /// Raise the limit.
     #[error(transparent)]
@@ -329,7 +331,12 @@ impl Ledger {
     }
 
     /// Lets a publisher deposit keys; true when it was admitted before.
-    pub fn admit_publisher(&mut self, now: Utc, publisher: PublisherId, name: &str) -> Result<Answer<bool>, AdmitRefusal> {
+    pub fn admit_publisher(
+        &mut self,
+        now: Utc,
+        publisher: PublisherId,
+        name: &str,
+    ) -> Result<Answer<bool>, AdmitRefusal> {
         if self.publishers.contains_key(&publisher) {
             return Ok(Answer::unchanged(true));
         }
@@ -444,7 +451,13 @@ impl Ledger {
     }
 
     /// Sells a pass under the hash of a fresh code, and says when it expires.
-    pub fn create_pass(&mut self, now: Utc, pass: PassId, credits: u32, valid: Duration) -> Result<Answer<Utc>, PassRefusal> {
+    pub fn create_pass(
+        &mut self,
+        now: Utc,
+        pass: PassId,
+        credits: u32,
+        valid: Duration,
+    ) -> Result<Answer<Utc>, PassRefusal> {
         if !(1..=passes::MAX_CREDITS).contains(&credits) {
             return Err(Invalid::new("credits", format!("must be 1 to {}", passes::MAX_CREDITS)).into());
         }
@@ -629,7 +642,10 @@ impl Ledger {
             Record::LicenceRenewed { order, device } => {
                 let found = self.orders.get_mut(&order).ok_or(NO_ORDER)?;
                 unless(found.refund().is_some(), "a licence was renewed for an order that is refunded")?;
-                unless(grants::check_period(&found.policy, at).is_err(), "a licence was renewed outside the viewing period")?;
+                unless(
+                    grants::check_period(&found.policy, at).is_err(),
+                    "a licence was renewed outside the viewing period",
+                )?;
                 let grant = found.grants_mut().get_mut(&device).ok_or(Contradiction("the device has no grant"))?;
                 grant.issued = at;
             }
@@ -655,7 +671,11 @@ impl Ledger {
         recent.filter(|order| self.state(now, order) == OrderState::Pending).count()
     }
 
-    fn latest_first<'a>(&'a self, ids: &'a [OrderId], before: Option<usize>) -> impl Iterator<Item = (usize, &'a Order)> {
+    fn latest_first<'a>(
+        &'a self,
+        ids: &'a [OrderId],
+        before: Option<usize>,
+    ) -> impl Iterator<Item = (usize, &'a Order)> {
         let end = before.unwrap_or(ids.len()).min(ids.len());
         ids[..end].iter().enumerate().rev().map(|(place, id)| (place, &self.orders[id]))
     }
@@ -664,7 +684,10 @@ impl Ledger {
         let order = &self.orders[order];
         let item = &self.items[&order.item];
         let grant = &order.grants()[device];
-        Release { licence: grants::licence(order, *device, grant, item.commitment, item.n_spans), key: item.key.clone() }
+        Release {
+            licence: grants::licence(order, *device, grant, item.commitment, item.n_spans),
+            key: item.key.clone(),
+        }
     }
 }
 
@@ -683,3 +706,6 @@ fn terms_of(entry: &CatalogEntry) -> Terms {
     let offers = if entry.withdrawn { Vec::new() } else { entry.offers.clone() };
     Terms { version: entry.version, offers }
 }
+
+#[cfg(test)]
+mod tests;

@@ -256,7 +256,9 @@ pub(super) fn line(field: &'static str, text: &str, max_len: usize) -> Result<St
     let fits = (1..=max_len).contains(&text.len()) && !text.chars().any(char::is_control);
     match fits {
         true => Ok(text.to_owned()),
-        false => Err(Invalid::new(field, format!("must be 1 to {max_len} bytes on one line without control characters"))),
+        false => {
+            Err(Invalid::new(field, format!("must be 1 to {max_len} bytes on one line without control characters")))
+        }
     }
 }
 
@@ -314,10 +316,8 @@ mod tests {
 
     #[test]
     fn records_read_as_they_were_written() {
-        let record = Record::OrderRefunded {
-            order: OrderId::from([7; 16]),
-            by: RefundedBy::Till(EventId::from_bytes([9; 32])),
-        };
+        let record =
+            Record::OrderRefunded { order: OrderId::from([7; 16]), by: RefundedBy::Till(EventId::from_bytes([9; 32])) };
         let text = serde_json::to_string(&record).expect("serializes");
         assert!(text.contains(r#""kind":"order_refunded""#), "{text}");
         assert_eq!(serde_json::from_str::<Record>(&text).expect("reads back"), record);
