@@ -1,1 +1,7 @@
 //! Integration tests of peer-node: real sockets, real files, real processes.
+
+mod items;
+mod making;
+mod play;
+mod publish;
+mod swarm;
