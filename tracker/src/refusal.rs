@@ -1,7 +1,7 @@
 //! How a tracker says no: one code for each reason, and what to do about it.
 //!
-//! The list of codes is here and nowhere else. Codes that begin with `E-CALL` mean that the caller has not proven who
-//! it is, or does not belong here any more.
+//! The list of codes is here and nowhere else. `E-CALL-01` to `-03` mean that the caller has not proven who it is, or
+//! does not belong here any more: gRPC calls that "unauthenticated".
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 /// A refusal as gRPC carries it.
 pub(crate) fn status(failure: Failure) -> Status {
     let code = match failure.code.as_ref() {
-        code if code.starts_with("E-CALL") => Code::Unauthenticated,
+        "E-CALL-01" | "E-CALL-02" | "E-CALL-03" => Code::Unauthenticated,
         "E-QUEUE-04" => Code::Aborted,
         "E-PUBLISH-03" | "E-PUBLISH-05" => Code::FailedPrecondition,
         "E-ENROL-05" => Code::ResourceExhausted,

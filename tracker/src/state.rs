@@ -124,6 +124,7 @@ struct Counters {
     titles: Gauge,
     plans: Family<[(&'static str, &'static str); 1], Counter>,
     received_bytes: Family<[(&'static str, &'static str); 1], Counter>,
+    unwritten_records: Gauge,
 }
 
 impl Counters {
@@ -136,6 +137,12 @@ impl Counters {
             registry.register("plans", "Plans drawn, by whether somebody sends", counters.plans.clone());
             let received = counters.received_bytes.clone();
             registry.register("received_bytes", "Bytes that devices say to have received, by source", received);
+            let unwritten = counters.unwritten_records.clone();
+            registry.register(
+                "unwritten_records",
+                "Holdings and other soft records that are not written yet",
+                unwritten,
+            );
         });
         counters
     }
@@ -175,6 +182,10 @@ struct Unwritten {
 }
 
 impl Unwritten {
+    fn len(&self) -> i64 {
+        i64::try_from(self.holdings.len() + self.seen.len()).unwrap_or(i64::MAX) + i64::from(self.traffic)
+    }
+
     fn is_due_by(&mut self, at: Mono) {
         self.write_at.get_or_insert(at);
     }
@@ -254,6 +265,7 @@ impl State {
             }
             self.handle_timeout(clock::now()).await;
             self.perform();
+            self.counters.unwritten_records.set(self.unwritten.len());
         }
         self.close_sessions();
         while self.unwritten.write_at.is_some() && self.write_later_things(clock::now()).await.is_ok() {}
@@ -326,11 +338,14 @@ impl State {
         if !records.is_empty() {
             self.commit(records.relaxed()).await?;
         }
-        written.iter().for_each(|pair| drop(self.unwritten.holdings.remove(pair)));
-        seen.iter().for_each(|device| drop(self.unwritten.seen.remove(device)));
+        for pair in &written {
+            self.unwritten.holdings.remove(pair);
+        }
+        for device in &seen {
+            self.unwritten.seen.remove(device);
+        }
         self.unwritten.traffic &= !traffic;
-        let rest = !self.unwritten.holdings.is_empty() || !self.unwritten.seen.is_empty() || self.unwritten.traffic;
-        self.unwritten.write_at = rest.then(|| now.mono + FLUSH_PAUSE);
+        self.unwritten.write_at = (self.unwritten.len() > 0).then(|| now.mono + FLUSH_PAUSE);
         Ok(())
     }
 

@@ -47,6 +47,8 @@ pub(super) struct Session {
     number: u64,
     pub(super) mailbox: Mailbox,
     reachable: Reachable,
+    /// How many seeds it was told to keep connected.
+    pinned: usize,
 }
 
 /// What the web page tells of a title.
@@ -148,13 +150,16 @@ impl State {
         let number = again.unwrap_or(self.last_session);
         let reachable = Reachable::new(from, hello.addresses.iter().map(String::as_str));
         tracing::debug!(device = %device.short(), software = hello.software.escape_debug().to_string(), "device is here");
-        self.sessions.insert(device, Session { number, mailbox: mailbox.clone(), reachable });
+        self.sessions.insert(device, Session { number, mailbox: mailbox.clone(), reachable, pinned: 0 });
         self.planner.handle_arrived(now, device);
         self.replace_holdings(now, device, hello.holdings);
         self.note_seen(now, device);
         self.count_online();
 
-        mailbox.welcome(self.welcome(&device, from));
+        self.welcome(&device);
+        if member.kind == DeviceKind::Seed && again.is_none() {
+            self.offer_seed(&device);
+        }
         if let Some(membership) = renewed {
             mailbox.membership(membership.into());
         }
@@ -271,19 +276,33 @@ impl State {
         Signed::sign(&self.key, &ticket).map_err(|invalid| refusal::field(&invalid))
     }
 
-    fn welcome(&mut self, device: &DeviceId, from: IpAddr) -> pb::Welcome {
+    /// Tells a device who it speaks to and which seeds to keep connected.
+    fn welcome(&mut self, device: &DeviceId) {
         let seeds = self.planner.online_seeds(device, PINNED_SEEDS);
-        let site = self.registry.device(device).map(|it| it.site.clone());
-        let pinned = seeds.into_iter().map(|seed| pb::Source {
+        let Some(session) = self.sessions.get(device) else { return };
+        let (from, mailbox) = (session.reachable.observed(), session.mailbox.clone());
+        let site = self.registry.device(device).map(|it| &it.site);
+        let pinned = seeds.iter().map(|seed| pb::Source {
             device: seed.to_vec(),
             kind: pb_common::DeviceKind::Seed.into(),
-            addresses: self.addresses_of(&seed, from),
-            same_site: self.registry.device(&seed).map(|it| &it.site) == site.as_ref(),
+            addresses: self.addresses_of(seed, from),
+            same_site: self.registry.device(seed).map(|it| &it.site) == site,
         });
-        pb::Welcome {
+        mailbox.welcome(pb::Welcome {
             heartbeat_every_ms: u64::try_from(self.config.plans.heartbeat_every.get().as_millis()).unwrap_or(u64::MAX),
             observed_address: from.to_string(),
             pinned_seeds: pinned.collect(),
+        });
+        if let Some(session) = self.sessions.get_mut(device) {
+            session.pinned = seeds.len();
+        }
+    }
+
+    /// A seed has come: whoever was here before and found too few is welcomed again.
+    fn offer_seed(&mut self, seed: &DeviceId) {
+        let short = self.sessions.iter().filter(|(device, it)| *device != seed && it.pinned < PINNED_SEEDS);
+        for device in short.map(|(device, _)| *device).collect::<Vec<_>>() {
+            self.welcome(&device);
         }
     }
 

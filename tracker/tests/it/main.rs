@@ -1,0 +1,12 @@
+//! The tracker as its devices, publishers and operators meet it: a real process, asked over real sockets.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod catalog;
+mod cli;
+mod durability;
+mod enrolment;
+mod hostile;
+mod queue;
+mod swarm;
+mod world;
