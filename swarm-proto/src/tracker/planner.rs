@@ -211,14 +211,10 @@ pub struct Plan {
 pub enum Action {
     /// Send this device a plan that replaces the one it has for the item.
     Push {
-        /// Who asked.
-        device: DeviceId,
-        /// For which item.
-        item: ItemId,
+        /// Who asked for what.
+        wish: Wish,
         /// The new plan.
         plan: Plan,
-        /// Chunks of the item, as the wish said.
-        n_chunks: u32,
     },
     /// This device has not been heard of for too long and counts as offline; close its stream.
     Silent(DeviceId),
@@ -451,10 +447,9 @@ impl Planner {
             }
             let answered = self.release(device, item).expect("a redraw belongs to an answered wish");
             let Some(wish) = self.what_is_left(answered.wish) else { continue };
-            let n_chunks = wish.n_chunks;
-            let plan = self.draw(now, wish);
+            let plan = self.draw(now, wish.clone());
             if plan.leases != answered.leases {
-                self.actions.push_back(Action::Push { device, item, plan, n_chunks });
+                self.actions.push_back(Action::Push { wish, plan });
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What the planner promises, as single stories and as invariants over random ones.
 
+#![allow(clippy::single_range_in_vec_init, reason = "one run of chunks is meant, not its chunks")]
+
 use proptest::prelude::*;
 
 use super::*;
@@ -74,8 +76,8 @@ impl Story {
         self.0.handle_timeout(at(ms));
         let mut pushed = Vec::new();
         while let Some(action) = self.0.poll_action() {
-            if let Action::Push { device, plan, .. } = action {
-                pushed.push((device, plan));
+            if let Action::Push { wish, plan } = action {
+                pushed.push((wish.device, plan));
             }
         }
         pushed
@@ -548,10 +550,10 @@ proptest! {
                 story.0.handle_timeout(now);
             }
             while let Some(action) = story.0.poll_action() {
-                if let Action::Push { device, plan, .. } = action {
+                if let Action::Push { wish, plan } = action {
                     let lost = plan.leases.iter().find(|lease| !story.0.devices[&lease.source].may_send());
                     prop_assert_eq!(lost, None, "a plan with a lost source is pushed");
-                    prop_assert!(story.0.is_online(&device));
+                    prop_assert!(story.0.is_online(&wish.device));
                 }
             }
             check_books(&story.0)?;
