@@ -91,8 +91,16 @@ impl Counters {
         };
         metrics.register(|registry| {
             registry.register("journal_records", "Records made durable", counters.records.clone());
-            registry.register("journal_refused", "Requests refused because the journal could not be written", counters.refused.clone());
-            registry.register("journal_sync_seconds", "Writing a batch until it is durable", counters.sync_seconds.clone());
+            registry.register(
+                "journal_refused",
+                "Requests refused because the journal could not be written",
+                counters.refused.clone(),
+            );
+            registry.register(
+                "journal_sync_seconds",
+                "Writing a batch until it is durable",
+                counters.sync_seconds.clone(),
+            );
         });
         counters
     }
@@ -111,12 +119,17 @@ pub enum Closed {
 
 impl From<Closed> for Failure {
     fn from(closed: Closed) -> Failure {
-        let failure = Failure::new(Exit::Unreachable, "E-AUDIT-01", "audit storage full: nothing is sold until it takes records again");
+        let failure = Failure::new(
+            Exit::Unreachable,
+            "E-AUDIT-01",
+            "audit storage full: nothing is sold until it takes records again",
+        );
         match closed {
-            Closed::JournalStuck(why) => failure.why(why).hint("free space where the keyserver keeps its data; it goes on by itself"),
-            Closed::Stopping => {
-                Failure::new(Exit::Unreachable, "E-KEYSERVER-01", "the keyserver is stopping").hint("try again in a moment")
+            Closed::JournalStuck(why) => {
+                failure.why(why).hint("free space where the keyserver keeps its data; it goes on by itself")
             }
+            Closed::Stopping => Failure::new(Exit::Unreachable, "E-KEYSERVER-01", "the keyserver is stopping")
+                .hint("try again in a moment"),
         }
     }
 }
@@ -131,12 +144,14 @@ pub struct Books {
 
 /// Lets an answer go. Dropped instead when what it says did not become durable; whoever asked finds out why.
 type LetGo = Box<dyn FnOnce() + Send>;
+type Decide = dyn FnOnce(&mut Ledger, Utc, &mut Vec<Entry>) -> LetGo + Send;
+type Look = dyn FnOnce(&Keeper, Utc) -> LetGo + Send;
 
 enum Request {
     /// Decides, and puts down what has to be written.
-    Decide(Box<dyn FnOnce(&mut Ledger, Utc, &mut Vec<Entry>) -> LetGo + Send>),
+    Decide(Box<Decide>),
     /// Looks, and writes nothing.
-    Look(Box<dyn FnOnce(&Keeper, Utc) -> LetGo + Send>),
+    Look(Box<Look>),
 }
 
 impl Books {
@@ -150,7 +165,8 @@ impl Books {
         shutdown: &Shutdown,
     ) -> Result<Books, Failure> {
         let begun = Instant::now();
-        let (ledger, journal, survey) = replay(path, &config).map_err(|error| journal::failure_of_read(path, &error))?;
+        let (ledger, journal, survey) =
+            replay(path, &config).map_err(|error| journal::failure_of_read(path, &error))?;
         owned(&survey.header)?;
         tracing::info!(records = survey.head.records, elapsed = ?begun.elapsed(), "journal replayed");
         check.ok();
@@ -172,7 +188,11 @@ impl Books {
     }
 
     /// Lets a publisher deposit keys; true when it was admitted before.
-    pub async fn admit_publisher(&self, publisher: PublisherId, name: String) -> Result<Result<bool, AdmitRefusal>, Closed> {
+    pub async fn admit_publisher(
+        &self,
+        publisher: PublisherId,
+        name: String,
+    ) -> Result<Result<bool, AdmitRefusal>, Closed> {
         self.decide(move |ledger, now| ledger.admit_publisher(now, publisher, &name)).await
     }
 
@@ -205,11 +225,20 @@ impl Books {
 
     /// An order of an account.
     pub async fn order(&self, account: AccountId, order: OrderId) -> Result<Result<Standing, LookRefusal>, Closed> {
-        self.look(move |keeper, now| keeper.ledger.order(&account, &order).map(|order| standing(&keeper.ledger, now, order))).await
+        self.look(move |keeper, now| {
+            keeper.ledger.order(&account, &order).map(|order| standing(&keeper.ledger, now, order))
+        })
+        .await
     }
 
     /// Orders of an account, perhaps of one item only.
-    pub async fn orders_of(&self, account: AccountId, item: Option<ItemId>, before: Option<usize>, size: usize) -> Result<Page, Closed> {
+    pub async fn orders_of(
+        &self,
+        account: AccountId,
+        item: Option<ItemId>,
+        before: Option<usize>,
+        size: usize,
+    ) -> Result<Page, Closed> {
         self.look(move |keeper, now| {
             let orders = keeper.ledger.orders_of(&account, before);
             page(&keeper.ledger, now, orders.filter(|(_, order)| item.is_none_or(|item| order.item == item)), size)
@@ -223,7 +252,12 @@ impl Books {
     }
 
     /// Sells a pass; says when it expires.
-    pub async fn create_pass(&self, pass: PassId, credits: u32, valid: Duration) -> Result<Result<Utc, PassRefusal>, Closed> {
+    pub async fn create_pass(
+        &self,
+        pass: PassId,
+        credits: u32,
+        valid: Duration,
+    ) -> Result<Result<Utc, PassRefusal>, Closed> {
         self.decide(move |ledger, now| ledger.create_pass(now, pass, credits, valid)).await
     }
 
@@ -236,7 +270,12 @@ impl Books {
     }
 
     /// Pays an order with a pass.
-    pub async fn pay_with_pass(&self, account: AccountId, order: OrderId, pass: PassId) -> Result<Result<Standing, PayRefusal>, Closed> {
+    pub async fn pay_with_pass(
+        &self,
+        account: AccountId,
+        order: OrderId,
+        pass: PassId,
+    ) -> Result<Result<Standing, PayRefusal>, Closed> {
         self.decide_on_order(move |ledger, now| ledger.pay_with_pass(now, &account, order, pass)).await
     }
 
@@ -260,7 +299,7 @@ impl Books {
         self.look(|keeper, now| Overview {
             totals: keeper.ledger.totals(now),
             head: keeper.journal.head(),
-            journal_bytes: keeper.journal.len(),
+            journal_bytes: keeper.journal.bytes(),
         })
         .await
     }

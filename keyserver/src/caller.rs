@@ -45,16 +45,18 @@ impl Doorkeeper {
     /// The device behind a call.
     pub(crate) fn admit(&self, metadata: &MetadataMap, now: Utc) -> Result<Caller, Status> {
         let token: Signed<CallToken> = carried(metadata, call::METADATA_KEY)?;
-        let device = CallToken::verify(&token, &self.server, now)
-            .map_err(|error| unauthenticated(error, "make a fresh call token for this keyserver, and check the clock"))?;
+        let device = CallToken::verify(&token, &self.server, now).map_err(|error| {
+            unauthenticated(error, "make a fresh call token for this keyserver, and check the clock")
+        })?;
         let membership: Signed<Membership> = carried(metadata, MEMBERSHIP_KEY)?;
         let tracker = membership.signer();
         if !self.trackers.contains(&tracker) {
             let why = format!("the membership is signed by {tracker}, which this keyserver does not trust");
             return Err(unauthenticated(why, "the operator names a tracker in trusted_trackers"));
         }
-        let membership =
-            membership.verify(&tracker).map_err(|error| unauthenticated(error, "get a fresh membership from the tracker"))?;
+        let membership = membership
+            .verify(&tracker)
+            .map_err(|error| unauthenticated(error, "get a fresh membership from the tracker"))?;
         if membership.device != device {
             return Err(unauthenticated("the membership belongs to another device", "send the caller's own"));
         }

@@ -30,7 +30,8 @@ Examples:
   keyserver pass create --credits 10 --valid 90d
   keyserver audit verify                      check the journal's chain";
 
-const TEMPLATE: &str = "{about}\n\n{before-help}{usage-heading} {usage}\n\nCommands:\n{subcommands}\n\nOptions:\n{options}";
+const TEMPLATE: &str =
+    "{about}\n\n{before-help}{usage-heading} {usage}\n\nCommands:\n{subcommands}\n\nOptions:\n{options}";
 
 #[derive(Parser)]
 #[command(name = "keyserver", version, about = "The Reelswarm keyserver: keeps keys, takes money, releases keys", before_help = EXAMPLES)]
@@ -160,9 +161,11 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
 async fn run_daemon(global: &Global, args: RunArgs) -> anyhow::Result<Exit> {
     logs::init(&global.logs)?;
     let trackers: Vec<String> = args.trust_tracker.iter().map(ServerId::to_string).collect();
-    let sources = Sources::usual::<Config>(&global.config)
-        .flag("--listen", "server.listen", args.listen)
-        .flag("--trust-tracker", "trusted_trackers", Some(trackers.join(",")).filter(|list| !list.is_empty()));
+    let sources = Sources::usual::<Config>(&global.config).flag("--listen", "server.listen", args.listen).flag(
+        "--trust-tracker",
+        "trusted_trackers",
+        Some(trackers.join(",")).filter(|list| !list.is_empty()),
+    );
     let shutdown = Shutdown::listen()?;
     if args.exit_with_parent {
         shutdown.end_with_parent();

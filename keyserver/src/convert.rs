@@ -14,7 +14,10 @@ use crate::refusals;
 const DEFAULT_PAGE: usize = 50;
 
 /// A field of fixed length.
-pub(crate) fn id<'a, T: TryFrom<&'a [u8], Error: std::fmt::Display>>(field: &'static str, bytes: &'a [u8]) -> Result<T, Status> {
+pub(crate) fn id<'a, T: TryFrom<&'a [u8], Error: std::fmt::Display>>(
+    field: &'static str,
+    bytes: &'a [u8],
+) -> Result<T, Status> {
     T::try_from(bytes).map_err(|error| refuse(Invalid::new(field, error.to_string())))
 }
 

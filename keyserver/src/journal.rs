@@ -85,7 +85,11 @@ impl Header {
         }
         match u32::from_be_bytes(version.try_into().expect("four bytes")) {
             VERSION => {}
-            other => return Err(damage(format!("it is a journal of version {other}, this program reads version {VERSION}"))),
+            other => {
+                return Err(damage(format!(
+                    "it is a journal of version {other}, this program reads version {VERSION}"
+                )));
+            }
         }
         if check != header_check(bytes) {
             return Err(damage("the header does not fit its check".to_owned()));
@@ -204,7 +208,11 @@ fn next_frame(file: &mut impl Read, previous: &[u8; HASH_LEN], offset: u64, left
     let length: [u8; 4] = length.try_into().expect("four bytes");
     if check != length_check(previous, length) {
         let never_written = frame_head == [0; FRAME_HEAD_LEN] && only_zeros(file)?;
-        return if never_written { Ok(Frame::End) } else { Err(damage("the length of the record does not fit its check")) };
+        return if never_written {
+            Ok(Frame::End)
+        } else {
+            Err(damage("the length of the record does not fit its check"))
+        };
     }
     let payload_len = u32::from_be_bytes(length);
     if payload_len == 0 || payload_len > MAX_PAYLOAD {
@@ -274,7 +282,11 @@ impl Journal {
         let survey = read(path, each)?;
         let file = OpenOptions::new().write(true).mode(0o600).open(path)?;
         if survey.torn > 0 {
-            tracing::warn!(bytes = survey.torn, offset = survey.len, "the journal ended in the middle of a record; dropped it");
+            tracing::warn!(
+                bytes = survey.torn,
+                offset = survey.len,
+                "the journal ended in the middle of a record; dropped it"
+            );
             file.set_len(survey.len)?;
             file.sync_all()?;
         }
@@ -288,7 +300,7 @@ impl Journal {
     }
 
     /// Its length in bytes.
-    pub fn len(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.len
     }
 
@@ -320,7 +332,9 @@ impl Journal {
         let survey = read(&self.path, each)?;
         match survey.head == self.head {
             true => Ok(()),
-            false => Err(Damage { offset: survey.len, why: "the journal was changed by someone else".to_owned() }.into()),
+            false => {
+                Err(Damage { offset: survey.len, why: "the journal was changed by someone else".to_owned() }.into())
+            }
         }
     }
 
@@ -350,7 +364,8 @@ impl Journal {
 fn frame(bytes: &mut Vec<u8>, head: Head, entry: &Entry) -> io::Result<Head> {
     let payload = serde_json::to_vec(entry)?;
     let length = u32::try_from(payload.len()).ok().filter(|length| *length <= MAX_PAYLOAD);
-    let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the record is too long"))?.to_be_bytes();
+    let length =
+        length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the record is too long"))?.to_be_bytes();
     let hash = link_hash(&head.hash, length, &payload);
     bytes.extend_from_slice(&length);
     bytes.extend_from_slice(&length_check(&head.hash, length));
@@ -387,7 +402,8 @@ mod tests {
     const HEADER: Header = Header { server: ServerId::from_bytes([1; 32]), master_check: [2; 32] };
 
     fn entry(n: u8) -> Entry {
-        let record = Record::PublisherAdmitted { publisher: PublisherId::from_bytes([n; 32]), name: format!("number {n}") };
+        let record =
+            Record::PublisherAdmitted { publisher: PublisherId::from_bytes([n; 32]), name: format!("number {n}") };
         Entry { at: Utc::from_secs(n.into()), record }
     }
 

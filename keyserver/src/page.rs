@@ -19,8 +19,9 @@ use crate::books::{Books, Overview};
 /// How long numbers are shown again before they are counted anew: counting looks at every order.
 const FRESH: Duration = Duration::from_secs(2);
 
-const POLICY: HeaderValue =
-    HeaderValue::from_static("default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
 
 const STYLE: &str = include_str!("page.css");
 
@@ -64,7 +65,10 @@ impl Page {
 async fn show(State(page): State<Arc<Page>>) -> Response {
     match page.overview().await {
         Ok(overview) => {
-            let headers = [(header::CONTENT_SECURITY_POLICY, POLICY), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+            let headers = [
+                (header::CONTENT_SECURITY_POLICY, POLICY),
+                (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+            ];
             (headers, render(&page, &overview)).into_response()
         }
         Err(failure) => failure.into_response(),

@@ -35,9 +35,15 @@ pub(crate) fn deposit(refusal: &DepositRefusal) -> Failure {
     match refusal {
         DepositRefusal::NotAdmitted => Failure::new(Exit::NotAllowed, "E-DEPOSIT-01", refusal)
             .hint("the operator admits a publisher with `keyserver publisher add ID`"),
-        DepositRefusal::OtherKey => conflict("E-DEPOSIT-02").hint("publish the file again: it is sealed with a fresh key then"),
-        DepositRefusal::OtherTitle => conflict("E-DEPOSIT-03").hint("publish the file again: it becomes an item of its own then"),
-        DepositRefusal::OldVersion(known) => conflict("E-DEPOSIT-04").hint(format!("publish it as version {}", known + 1)),
+        DepositRefusal::OtherKey => {
+            conflict("E-DEPOSIT-02").hint("publish the file again: it is sealed with a fresh key then")
+        }
+        DepositRefusal::OtherTitle => {
+            conflict("E-DEPOSIT-03").hint("publish the file again: it becomes an item of its own then")
+        }
+        DepositRefusal::OldVersion(known) => {
+            conflict("E-DEPOSIT-04").hint(format!("publish it as version {}", known + 1))
+        }
         DepositRefusal::Full(limit) => full(limit, "limits.items"),
     }
 }
@@ -45,7 +51,9 @@ pub(crate) fn deposit(refusal: &DepositRefusal) -> Failure {
 pub(crate) fn order(refusal: &OrderRefusal) -> Failure {
     let missing = |code| Failure::new(Exit::NotFound, code, refusal);
     match refusal {
-        OrderRefusal::NoSuchItem => missing("E-ORDER-01").hint("the title is sold by another keyserver, or not published yet"),
+        OrderRefusal::NoSuchItem => {
+            missing("E-ORDER-01").hint("the title is sold by another keyserver, or not published yet")
+        }
         OrderRefusal::NoSuchOffer => missing("E-ORDER-02").hint("look at the offers again: they may have changed"),
         OrderRefusal::OfferOver(_) => Failure::new(Exit::Payment, "TOO_LATE", refusal).hint("choose another offer"),
         OrderRefusal::KeyReused => {
@@ -61,8 +69,9 @@ pub(crate) fn order(refusal: &OrderRefusal) -> Failure {
 pub(crate) fn look(refusal: &LookRefusal) -> Failure {
     match refusal {
         LookRefusal::NoSuchOrder => Failure::new(Exit::NotFound, "E-ORDER-05", refusal).hint("check the order's id"),
-        LookRefusal::OtherAccount => Failure::new(Exit::NotAllowed, "E-ORDER-06", refusal)
-            .hint("ask from a device of the account that ordered"),
+        LookRefusal::OtherAccount => {
+            Failure::new(Exit::NotAllowed, "E-ORDER-06", refusal).hint("ask from a device of the account that ordered")
+        }
     }
 }
 
@@ -88,7 +97,8 @@ pub(crate) fn pay(refusal: &PayRefusal) -> Failure {
 
 /// A pass code that nobody sold.
 pub(crate) fn wrong_code() -> Failure {
-    Failure::new(Exit::NotFound, "E-PASS-01", "there is no pass with this code").hint("check the code and type it again")
+    Failure::new(Exit::NotFound, "E-PASS-01", "there is no pass with this code")
+        .hint("check the code and type it again")
 }
 
 pub(crate) fn grant(refusal: &GrantRefusal) -> Failure {
@@ -96,7 +106,9 @@ pub(crate) fn grant(refusal: &GrantRefusal) -> Failure {
     match refusal {
         GrantRefusal::NoSuchOrder => look(&LookRefusal::NoSuchOrder),
         GrantRefusal::OtherAccount => look(&LookRefusal::OtherAccount),
-        GrantRefusal::NotABox => Failure::new(Exit::NotAllowed, "E-GRANT-01", refusal).hint("ask from a box of the account"),
+        GrantRefusal::NotABox => {
+            Failure::new(Exit::NotAllowed, "E-GRANT-01", refusal).hint("ask from a box of the account")
+        }
         GrantRefusal::PaymentRequired => closed("PAYMENT_REQUIRED").hint("pay the order, with a pass or at a till"),
         GrantRefusal::OrderExpired => closed("ORDER_EXPIRED").hint("order again"),
         GrantRefusal::OrderRefunded => closed("ORDER_REFUNDED").hint("order again"),
@@ -121,5 +133,6 @@ pub(crate) fn till(refusal: &TillRefusal) -> Failure {
 }
 
 fn full(limit: &Full, key: &str) -> Failure {
-    Failure::new(Exit::Storage, "E-KEYSERVER-02", limit).hint(format!("the operator can raise {key}, if there is memory for it"))
+    Failure::new(Exit::Storage, "E-KEYSERVER-02", limit)
+        .hint(format!("the operator can raise {key}, if there is memory for it"))
 }

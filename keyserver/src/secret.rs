@@ -35,10 +35,13 @@ impl WebhookSecrets {
     pub(crate) async fn read(&self) -> Result<Vec<Zeroizing<Vec<u8>>>, Failure> {
         let folder = self.folder.clone();
         let read = tokio::task::spawn_blocking(move || [LIVE, BEFORE].map(|name| read_one(&folder.join(name))));
-        let read = read.await.map_err(|error| Failure::new(Exit::Failed, "E-WEBHOOK-04", "the webhook secrets cannot be read").why(error))?;
+        let read = read.await.map_err(|error| {
+            Failure::new(Exit::Failed, "E-WEBHOOK-04", "the webhook secrets cannot be read").why(error)
+        })?;
         let found: Vec<_> = read.into_iter().filter_map(Result::transpose).collect::<Result<_, _>>()?;
         match found.is_empty() {
-            true => Err(Failure::new(Exit::Config, "E-WEBHOOK-04", "no till is set up").hint("make a secret with `keyserver webhook secret new`, and give it to the till")),
+            true => Err(Failure::new(Exit::Config, "E-WEBHOOK-04", "no till is set up")
+                .hint("make a secret with `keyserver webhook secret new`, and give it to the till")),
             false => Ok(found),
         }
     }
@@ -58,7 +61,8 @@ pub(crate) fn renew(folder: &Path) -> Result<Zeroizing<String>, Failure> {
 
 fn read_one(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
     let Some(text) = read_text(path)? else { return Ok(None) };
-    let secret = text.trim().strip_prefix(PREFIX).and_then(|base64| BASE64.decode(base64.as_bytes()).ok()).map(Zeroizing::new);
+    let secret =
+        text.trim().strip_prefix(PREFIX).and_then(|base64| BASE64.decode(base64.as_bytes()).ok()).map(Zeroizing::new);
     match secret {
         Some(secret) if secret.len() >= MIN_SECRET_LEN => Ok(Some(secret)),
         _ => Err(Failure::new(Exit::Config, "E-WEBHOOK-04", format!("{} is not a webhook secret", path.display()))
@@ -92,7 +96,8 @@ mod tests {
         let secrets = WebhookSecrets::new(folder.path());
         assert_eq!(secrets.read().await.expect_err("none yet").code, "E-WEBHOOK-04");
         let made: Vec<_> = (0..3).map(|_| renew(folder.path()).expect("made")).collect();
-        let decoded = |text: &str| BASE64.decode(text.strip_prefix(PREFIX).expect("prefix").as_bytes()).expect("base64");
+        let decoded =
+            |text: &str| BASE64.decode(text.strip_prefix(PREFIX).expect("prefix").as_bytes()).expect("base64");
         let holding: Vec<_> = secrets.read().await.expect("two").iter().map(|secret| secret.to_vec()).collect();
         assert_eq!(holding, [decoded(&made[2]), decoded(&made[1])]);
     }

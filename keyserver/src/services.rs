@@ -54,7 +54,11 @@ impl Counters {
     pub(crate) fn new(metrics: &daemon::Metrics) -> Counters {
         let counters = Counters::default();
         metrics.register(|registry| {
-            registry.register("keyserver_events", "What was asked of the keyserver, and what became of it", counters.events.clone());
+            registry.register(
+                "keyserver_events",
+                "What was asked of the keyserver, and what became of it",
+                counters.events.clone(),
+            );
         });
         counters
     }
@@ -71,8 +75,10 @@ impl Counters {
 
 /// All services on one router.
 pub(crate) fn routes(context: &Context, token: &OperatorToken) -> Routes {
-    let deposits = DepositsServer::new(deposits::Deposits::new(context.clone())).max_decoding_message_size(MAX_DEPOSIT_BYTES);
+    let deposits =
+        DepositsServer::new(deposits::Deposits::new(context.clone())).max_decoding_message_size(MAX_DEPOSIT_BYTES);
     let shop = ShopServer::new(shop::Shop::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
-    let operator = OperatorServer::new(operator::Operator::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let operator =
+        OperatorServer::new(operator::Operator::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
     Routes::new(deposits).add_service(shop).add_service(InterceptedService::new(operator, token.guard()))
 }

@@ -102,7 +102,8 @@ impl Till {
     /// Takes one message; says what became of it.
     async fn take(&self, headers: &HeaderMap, body: &[u8]) -> Result<&'static str, Refusal> {
         let message = Message { headers: Headers::read(headers)?, body };
-        let secrets = self.secrets.read().await.map_err(|failure| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, failure))?;
+        let secrets =
+            self.secrets.read().await.map_err(|failure| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, failure))?;
         message.check_time(clock::utc())?;
         message.check_signature(secrets.iter().map(|secret| secret.as_slice()))?;
         let Some(event) = message.event()? else { return Ok("ignored") };
@@ -144,7 +145,9 @@ impl<'a> Headers<'a> {
         };
         let id = one("webhook-id")?;
         if id.is_empty() || id.len() > MAX_ID_LEN || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Refusal::malformed(format_args!("webhook-id has to be 1 to {MAX_ID_LEN} visible ASCII characters")));
+            return Err(Refusal::malformed(format_args!(
+                "webhook-id has to be 1 to {MAX_ID_LEN} visible ASCII characters"
+            )));
         }
         Ok(Headers { id, timestamp: one("webhook-timestamp")?, signatures: one("webhook-signature")? })
     }
@@ -155,7 +158,8 @@ impl Message<'_> {
         let digits = self.headers.timestamp;
         let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
         let secs = digits.parse().ok().filter(|_| plain);
-        let sent = Utc::from_secs(secs.ok_or_else(|| Refusal::malformed("webhook-timestamp has to be seconds since 1970"))?);
+        let sent =
+            Utc::from_secs(secs.ok_or_else(|| Refusal::malformed("webhook-timestamp has to be seconds since 1970"))?);
         if now.since(sent) > TOLERANCE || sent.since(now) > TOLERANCE {
             let hint = "check both clocks; a message is worth nothing after five minutes, send it again with a fresh timestamp";
             return Err(Refusal::unauthorized("E-WEBHOOK-02", "the message is too old or from the future", hint));
@@ -180,7 +184,11 @@ impl Message<'_> {
             }
         }
         let hint = "sign id.timestamp.body with the secret that `keyserver webhook secret new` printed";
-        if genuine { Ok(()) } else { Err(Refusal::unauthorized("E-WEBHOOK-03", "the message is not signed with a live secret", hint)) }
+        if genuine {
+            Ok(())
+        } else {
+            Err(Refusal::unauthorized("E-WEBHOOK-03", "the message is not signed with a live secret", hint))
+        }
     }
 
     fn mac(&self, secret: &[u8]) -> Hmac<Sha256> {
@@ -193,7 +201,8 @@ impl Message<'_> {
 
     /// What the message says; `None` when it is about something else than payments.
     fn event(&self) -> Result<Option<TillEvent>, Refusal> {
-        let malformed = |error: serde_json::Error| Refusal::malformed(format_args!("the body is not readable: {error}"));
+        let malformed =
+            |error: serde_json::Error| Refusal::malformed(format_args!("the body is not readable: {error}"));
         let Envelope { kind } = serde_json::from_slice(self.body).map_err(malformed)?;
         let what = match kind.as_str() {
             "payment.succeeded" => TillNews::Succeeded,
@@ -268,7 +277,15 @@ mod tests {
     #[test]
     fn messages_are_worth_nothing_after_five_minutes() {
         let now = Utc::from_secs(1_000_000);
-        for (timestamp, fits) in [("999700", true), ("999699", false), ("1000300", true), ("1000301", false), ("+1000000", false), ("", false), ("99999999999999999999", false)] {
+        for (timestamp, fits) in [
+            ("999700", true),
+            ("999699", false),
+            ("1000300", true),
+            ("1000301", false),
+            ("+1000000", false),
+            ("", false),
+            ("99999999999999999999", false),
+        ] {
             assert_eq!(message(timestamp, "", BODY).check_time(now).is_ok(), fits, "{timestamp}");
         }
     }

@@ -170,7 +170,13 @@ fn show(global: &Global, path: &Path, limit: usize) -> anyhow::Result<Exit> {
     for line in &last {
         match global.json {
             true => writeln!(out, "{}", serde_json::to_string(line)?)?,
-            false => writeln!(out, "{:>8}  {}  {}", line.number, Utc::from_millis(line.at_utc_ms), serde_json::to_string(&line.record)?)?,
+            false => writeln!(
+                out,
+                "{:>8}  {}  {}",
+                line.number,
+                Utc::from_millis(line.at_utc_ms),
+                serde_json::to_string(&line.record)?
+            )?,
         }
     }
     out.flush()?;
@@ -182,7 +188,8 @@ fn export(path: &Path, out: Option<&Path>) -> anyhow::Result<Exit> {
     let mut sink: Box<dyn Write> = match out {
         Some(out) => {
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out).map_err(|error| {
-                Failure::io(format!("cannot create {}", out.display()), &error).hint("name a file that does not exist yet")
+                Failure::io(format!("cannot create {}", out.display()), &error)
+                    .hint("name a file that does not exist yet")
             })?;
             Box::new(file)
         }

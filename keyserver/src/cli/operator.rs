@@ -77,7 +77,8 @@ pub(super) async fn pass(global: &Global, command: PassCommand) -> anyhow::Resul
     let mut keyserver = Keyserver::reach(global).await?;
     let valid_ms = u64::try_from(valid.get().as_millis()).unwrap_or(u64::MAX);
     let made = keyserver.client.create_pass(pb::CreatePassRequest { credits, valid_ms }).await;
-    let pb::CreatePassResponse { code, expires_utc_ms } = made.map_err(|status| keyserver.failure(&status))?.into_inner();
+    let pb::CreatePassResponse { code, expires_utc_ms } =
+        made.map_err(|status| keyserver.failure(&status))?.into_inner();
     let pass = NewPass { code, credits, expires: Utc::from_millis(expires_utc_ms).to_string() };
     global.print(&pass, || format!("{}\n", pass.code))
 }
@@ -198,7 +199,8 @@ fn table(lines: &[OrderLine]) -> String {
         let OrderLine { order, item, offer, state, created, .. } = line;
         let price = line.currency.parse::<Currency>().and_then(|currency| Money::new(line.amount_minor, currency));
         let price = price.map(|price| price.to_string()).unwrap_or_default();
-        writeln!(text, "{created}  {order}  {state:<8}  {offer:<12}  {price:<24}  {}…", &item[..12]).expect("a string takes every text");
+        writeln!(text, "{created}  {order}  {state:<8}  {offer:<12}  {price:<24}  {}…", &item[..12])
+            .expect("a string takes every text");
     }
     text
 }

@@ -69,7 +69,10 @@ impl deposits_server::Deposits for Deposits {
 }
 
 fn not_believed(error: impl std::fmt::Display) -> Status {
-    Failure::new(Exit::NotAllowed, "E-DEPOSIT-05", "the catalog entry is not believed").why(error).hint("sign it with the publisher's key").into()
+    Failure::new(Exit::NotAllowed, "E-DEPOSIT-05", "the catalog entry is not believed")
+        .why(error)
+        .hint("sign it with the publisher's key")
+        .into()
 }
 
 fn not_for_us(error: impl std::fmt::Display) -> Status {

@@ -100,14 +100,17 @@ impl Shop {
                 .hint("the operator checks the journal with `keyserver audit verify`")
         })?;
         let signed = Signed::sign(&keys.signing, &licence).map_err(|error| {
-            Failure::new(Exit::Failed, "E-GRANT-02", "the licence breaks a rule").why(error).hint("report this: it is a fault of the keyserver")
+            Failure::new(Exit::Failed, "E-GRANT-02", "the licence breaks a rule")
+                .why(error)
+                .hint("report this: it is a fault of the keyserver")
         })?;
         let secret = Released::Whole(content_key).encode();
-        let wrapped = wrap(&mut crate::rng(), to, Label::Grant, &licence.grant_aad(&signed), &secret).map_err(|error| {
-            Failure::new(Exit::Usage, "E-GRANT-03", "the key cannot be wrapped to the device")
-                .why(error)
-                .hint("enrol the device again: its HPKE key is unusable")
-        })?;
+        let wrapped =
+            wrap(&mut crate::rng(), to, Label::Grant, &licence.grant_aad(&signed), &secret).map_err(|error| {
+                Failure::new(Exit::Usage, "E-GRANT-03", "the key cannot be wrapped to the device")
+                    .why(error)
+                    .hint("enrol the device again: its HPKE key is unusable")
+            })?;
         Ok(pb::Grant { licence: Some(signed.into()), key: Some(wrapped.into()), utc_ms: clock::utc().as_millis() })
     }
 
@@ -122,7 +125,9 @@ impl Shop {
         }
         // A typing error is found by the check character and costs no attempt: it says nothing about any pass.
         let code = PassCode::parse(code).map_err(|error| {
-            Failure::new(Exit::Usage, "E-PASS-03", "this is not a pass code").why(error).hint("check the code and type it again")
+            Failure::new(Exit::Usage, "E-PASS-03", "this is not a pass code")
+                .why(error)
+                .hint("check the code and type it again")
         })?;
         Ok(self.context.keys.vault.pass_id(&code))
     }
@@ -139,11 +144,15 @@ impl Shop {
 
 #[tonic::async_trait]
 impl shop_server::Shop for Shop {
-    async fn get_offers(&self, request: Request<pb::GetOffersRequest>) -> Result<Response<pb::GetOffersResponse>, Status> {
+    async fn get_offers(
+        &self,
+        request: Request<pb::GetOffersRequest>,
+    ) -> Result<Response<pb::GetOffersResponse>, Status> {
         self.caller(&request)?;
         let item: ItemId = id("item", &request.get_ref().item)?;
         let offers = self.context.books.offers(item).await.map_err(Failure::from)?;
-        let offers = offers.ok_or_else(|| refusals::order(&swarm_proto::keyserver::ledger::OrderRefusal::NoSuchItem))?;
+        let offers =
+            offers.ok_or_else(|| refusals::order(&swarm_proto::keyserver::ledger::OrderRefusal::NoSuchItem))?;
         Ok(Response::new(pb::GetOffersResponse { offers: offers.iter().map(Into::into).collect() }))
     }
 

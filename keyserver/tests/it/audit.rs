@@ -16,7 +16,10 @@ async fn sale(world: &World) -> Vec<Vec<u8>> {
     let viewer = world.household();
     let shop = viewer.shop(&keyserver).await;
     let order = shop.order(KEY, world.film.item, "rent").await.expect("ordered");
-    let code = world.home.ask(&["pass", "create", "--credits", "1", "--valid", "1d"])["code"].as_str().expect("a code").to_owned();
+    let code = world.home.ask(&["pass", "create", "--credits", "1", "--valid", "1d"])["code"]
+        .as_str()
+        .expect("a code")
+        .to_owned();
     shop.pay(&order.order, &code).await.expect("paid");
     let unlocked = shop.grant(&order.order).await.expect("granted");
     assert!(unlocked.licence.issued <= now());
@@ -24,7 +27,8 @@ async fn sale(world: &World) -> Vec<Vec<u8>> {
     let webhook = world.home.ask(&["webhook", "secret", "new"])["secret"].as_str().expect("a secret").to_owned();
     let token = fs::read(world.home.file("operator.token")).expect("a token");
     assert_eq!(keyserver.stop(), 143);
-    let keys = ["master.key", "identity.key", "deposit.key"].map(|name| fs::read(world.home.file(name)).expect("a key"));
+    let keys =
+        ["master.key", "identity.key", "deposit.key"].map(|name| fs::read(world.home.file(name)).expect("a key"));
     let mut secrets = vec![world.film.key.expose().to_vec(), viewer.hpke.expose().to_vec(), token];
     secrets.extend(keys);
     secrets.extend([code.clone(), code.replace('-', ""), webhook].map(String::into_bytes));
@@ -35,7 +39,8 @@ async fn sale(world: &World) -> Vec<Vec<u8>> {
 async fn no_secret_is_in_the_journal_or_the_log() {
     let world = World::new();
     let secrets = sale(&world).await;
-    let own_files = ["master.key", "identity.key", "deposit.key", "operator.token", "webhook.secret", "webhook.secret.before"];
+    let own_files =
+        ["master.key", "identity.key", "deposit.key", "operator.token", "webhook.secret", "webhook.secret.before"];
     let mut looked_at = 0;
     for path in world.home.files() {
         if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| own_files.contains(&name)) {
@@ -104,7 +109,8 @@ async fn journal_and_keys_are_enough_to_go_on() {
     sale(&world).await;
     for entry in fs::read_dir(world.home.data()).expect("a folder") {
         let path = entry.expect("readable").path();
-        let kept = path.file_name().is_some_and(|name| name == "journal") || path.extension().is_some_and(|extension| extension == "key");
+        let kept = path.file_name().is_some_and(|name| name == "journal")
+            || path.extension().is_some_and(|extension| extension == "key");
         if !kept {
             fs::remove_file(path).expect("removed");
         }
@@ -114,7 +120,10 @@ async fn journal_and_keys_are_enough_to_go_on() {
     let viewer = world.household();
     let shop = viewer.shop(&keyserver).await;
     let order = shop.order(KEY, world.film.item, "rent").await.expect("ordered");
-    let code = world.home.ask(&["pass", "create", "--credits", "1", "--valid", "1d"])["code"].as_str().expect("a code").to_owned();
+    let code = world.home.ask(&["pass", "create", "--credits", "1", "--valid", "1d"])["code"]
+        .as_str()
+        .expect("a code")
+        .to_owned();
     shop.pay(&order.order, &code).await.expect("paid");
     assert_eq!(shop.grant(&order.order).await.expect("granted").key.expose(), world.film.key.expose());
 }
@@ -152,10 +161,22 @@ async fn audit_shows_and_exports_every_record() {
     let exported = fs::read_to_string(&out).expect("readable");
     let kinds: Vec<String> = exported
         .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["record"]["kind"].as_str().expect("a kind").to_owned())
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).expect("JSON")["record"]["kind"]
+                .as_str()
+                .expect("a kind")
+                .to_owned()
+        })
         .collect();
-    assert_eq!(kinds, ["publisher_admitted", "key_deposited", "order_created", "pass_created", "pass_redeemed", "granted"]);
-    assert_eq!(world.home.command(&["audit", "export", "--out", path(&out)]).status.code(), Some(1), "nothing is overwritten");
+    assert_eq!(
+        kinds,
+        ["publisher_admitted", "key_deposited", "order_created", "pass_created", "pass_redeemed", "granted"]
+    );
+    assert_eq!(
+        world.home.command(&["audit", "export", "--out", path(&out)]).status.code(),
+        Some(1),
+        "nothing is overwritten"
+    );
 }
 
 fn path(path: &Path) -> &str {

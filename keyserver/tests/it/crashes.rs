@@ -26,7 +26,12 @@ async fn a_purchase_survives_a_kill_between_any_two_steps() {
         let shop = viewer.shop(&keyserver).await;
         if life >= 2 {
             let order = shop.order("one-purchase-many-lives", world.film.item, "rent").await.expect("ordered");
-            let made = || world.home.ask(&["pass", "create", "--credits", "1", "--valid", "1d"])["code"].as_str().expect("a code").to_owned();
+            let made = || {
+                world.home.ask(&["pass", "create", "--credits", "1", "--valid", "1d"])["code"]
+                    .as_str()
+                    .expect("a code")
+                    .to_owned()
+            };
             let code = code.get_or_insert_with(made);
             if life >= 3 {
                 shop.pay(&order.order, code).await.expect("paid");
@@ -61,10 +66,15 @@ async fn nothing_acknowledged_is_lost_when_killed_under_load() {
             let key = format!("purchase-under-load-{n:02}");
             let request = viewer.call(
                 &keyserver,
-                swarm_proto::pb::keyserver::CreateOrderRequest { idempotency_key: key.clone(), item: world.film.item.to_vec(), offer: "rent".to_owned() },
+                swarm_proto::pb::keyserver::CreateOrderRequest {
+                    idempotency_key: key.clone(),
+                    item: world.film.item.to_vec(),
+                    offer: "rent".to_owned(),
+                },
             );
             let mut client = viewer.shop(&keyserver).await.client;
-            asking.spawn(async move { client.create_order(request).await.map(|order| (key, order.into_inner().order)) });
+            asking
+                .spawn(async move { client.create_order(request).await.map(|order| (key, order.into_inner().order)) });
         }
         for _ in 0..acknowledged_before_kill {
             acknowledged.push(asking.join_next().await.expect("asked").expect("no panic").expect("ordered"));

@@ -52,7 +52,8 @@ async fn without_the_token_nobody_is_the_operator() {
     let token = OperatorToken::read(&world.home.file(token::FILE)).expect("a token");
     let mut operator = OperatorClient::with_interceptor(keyserver.channel().await, token.bearer());
     for (credits, valid_ms) in [(0, 1000), (10_001, 1000), (1, 0), (1, u64::MAX)] {
-        let refused = operator.create_pass(pb::CreatePassRequest { credits, valid_ms }).await.expect_err("out of bounds");
+        let refused =
+            operator.create_pass(pb::CreatePassRequest { credits, valid_ms }).await.expect_err("out of bounds");
         assert_eq!(refused.code(), Code::InvalidArgument);
     }
 }
@@ -76,7 +77,8 @@ fn second_start_on_one_folder_and_settings_without_sense_are_refused() {
     assert_eq!(wrong.home.try_start().err(), Some(3));
     let exposed = World::with(&["server.insecure=false"]);
     let mut command = Command::new(env!("CARGO_BIN_EXE_keyserver"));
-    let output = command.args(["run", "--listen", "0.0.0.0:0", "--data"]).arg(exposed.home.data()).output().expect("it runs");
+    let output =
+        command.args(["run", "--listen", "0.0.0.0:0", "--data"]).arg(exposed.home.data()).output().expect("it runs");
     assert_eq!(output.status.code(), Some(3), "plain on every address is refused");
 }
 

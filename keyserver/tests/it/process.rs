@@ -41,7 +41,14 @@ impl Home {
     pub(crate) fn try_start(&self) -> Result<Process, i32> {
         // SIGXFSZ is ignored so that a test can fill the disk with a limit on file sizes.
         let mut command = Command::new("sh");
-        command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_keyserver"), "run", "--json", "--exit-with-parent"]);
+        command.args([
+            "-c",
+            "trap '' XFSZ; exec \"$0\" \"$@\"",
+            env!("CARGO_BIN_EXE_keyserver"),
+            "run",
+            "--json",
+            "--exit-with-parent",
+        ]);
         command.args(["--log-level", "trace,h2=info,hyper=info,tower=info", "--set", "server.listen=127.0.0.1:0"]);
         command.arg("--data").arg(self.data());
         for setting in &self.settings {

@@ -45,9 +45,15 @@ async fn a_pass_pays_and_the_key_opens_for_the_device_that_asked() {
     let again = shop.grant(&order.order).await.expect("granted again");
     assert_eq!(again.licence, unlocked.licence);
     assert_eq!(shop.pay(&order.order, &code).await.expect("paid already").state(), OrderState::Granted);
-    let left = shop.client.clone().get_pass(viewer.call(&keyserver, pb::GetPassRequest { code })).await.expect("a pass");
+    let left =
+        shop.client.clone().get_pass(viewer.call(&keyserver, pb::GetPassRequest { code })).await.expect("a pass");
     assert_eq!((left.get_ref().credits_bought, left.get_ref().credits_left), (2, 1));
-    let all = shop.client.clone().list_orders(viewer.call(&keyserver, pb::ListOrdersRequest::default())).await.expect("a list");
+    let all = shop
+        .client
+        .clone()
+        .list_orders(viewer.call(&keyserver, pb::ListOrdersRequest::default()))
+        .await
+        .expect("a list");
     assert_eq!(all.into_inner().orders.len(), 1);
     assert_eq!((world.home.records("granted"), world.home.records("pass_redeemed")), (1, 1));
 }
@@ -103,7 +109,10 @@ async fn orders_of_others_stay_theirs() {
     let (viewer, neighbour) = (world.household(), world.household());
     let order = viewer.shop(&keyserver).await.order(KEY, world.film.item, "rent").await.expect("ordered");
     let shop = neighbour.shop(&keyserver).await;
-    let code = world.home.ask(&["pass", "create", "--credits", "1", "--valid", "1d"])["code"].as_str().expect("a code").to_owned();
+    let code = world.home.ask(&["pass", "create", "--credits", "1", "--valid", "1d"])["code"]
+        .as_str()
+        .expect("a code")
+        .to_owned();
     let refusals = [
         shop.look(&order.order).await.expect_err("not theirs"),
         shop.pay(&order.order, &code).await.expect_err("not theirs"),
@@ -123,7 +132,10 @@ async fn only_boxes_get_keys_and_only_in_the_viewing_period() {
     world.deposit(&keyserver).await.expect("deposited");
     let viewer = world.household();
     let shop = viewer.shop(&keyserver).await;
-    let code = world.home.ask(&["pass", "create", "--credits", "2", "--valid", "1d"])["code"].as_str().expect("a code").to_owned();
+    let code = world.home.ask(&["pass", "create", "--credits", "2", "--valid", "1d"])["code"]
+        .as_str()
+        .expect("a code")
+        .to_owned();
     let soon = shop.order("a-purchase-for-tomorrow", world.film.item, "soon").await.expect("ordered");
     shop.pay(&soon.order, &code).await.expect("paid");
     let early = shop.grant(&soon.order).await.err().expect("tomorrow");
@@ -153,7 +165,8 @@ async fn callers_who_do_not_prove_who_they_are_get_nothing() {
 
     let stranger = SigningKey::generate(&mut rng());
     let elsewhere = Device::enrolled_by(&stranger, AccountId::generate(&mut rng()), DeviceKind::Box);
-    let expired = Membership { expires: now(), issued: swarm_proto::time::Utc::from_secs(1), ..viewer.membership.clone() };
+    let expired =
+        Membership { expires: now(), issued: swarm_proto::time::Utc::from_secs(1), ..viewer.membership.clone() };
     let expired = Device { vouched: Signed::sign(&world.tracker, &expired).expect("signed"), ..world.household() };
     let borrowed = Device { vouched: viewer.vouched.clone(), ..world.household() };
     let mut bare = viewer.call(&keyserver, list());
@@ -164,7 +177,9 @@ async fn callers_who_do_not_prove_who_they_are_get_nothing() {
     let token = CallToken::sign(&viewer.key, stranger.server_id(), now()).expect("signed");
     for_another.metadata_mut().insert("reelswarm-call", token.to_text().parse().expect("text"));
     let mut old = viewer.call(&keyserver, list());
-    let token = CallToken::sign(&viewer.key, keyserver.id.parse().expect("an id"), swarm_proto::time::Utc::from_secs(1)).expect("signed");
+    let token =
+        CallToken::sign(&viewer.key, keyserver.id.parse().expect("an id"), swarm_proto::time::Utc::from_secs(1))
+            .expect("signed");
     old.metadata_mut().insert("reelswarm-call", token.to_text().parse().expect("text"));
     let mut doubled = viewer.call(&keyserver, list());
     doubled.metadata_mut().append("reelswarm-membership", viewer.vouched.to_text().parse().expect("text"));
@@ -194,7 +209,12 @@ async fn deposits_that_do_not_hold_are_refused_and_not_written() {
     let refusal = world.deposit_entry(&keyserver, &world.entry(), &other_key).await.expect_err("another key");
     assert_eq!(reason(&refusal), "E-DEPOSIT-07");
 
-    let stranger = World { publisher: SigningKey::generate(&mut rng()), home: crate::process::Home::new(&[]), tracker: world.tracker.clone(), film: Film::new() };
+    let stranger = World {
+        publisher: SigningKey::generate(&mut rng()),
+        home: crate::process::Home::new(&[]),
+        tracker: world.tracker.clone(),
+        film: Film::new(),
+    };
     let refusal = stranger.deposit(&keyserver).await.expect_err("not admitted");
     assert_eq!((refusal.code(), reason(&refusal).as_str()), (Code::PermissionDenied, "E-DEPOSIT-01"));
     let claimed = CatalogEntry { publisher: world.publisher.publisher_id(), ..stranger.entry() };
@@ -227,7 +247,10 @@ async fn wrong_pass_codes_are_held_up_after_some() {
         let refused = shop.pay(&order.order, &guess()).await.expect_err("a guess");
         assert_eq!((refused.code(), reason(&refused).as_str()), (Code::NotFound, "E-PASS-01"));
     }
-    let code = world.home.ask(&["pass", "create", "--credits", "1", "--valid", "1d"])["code"].as_str().expect("a code").to_owned();
+    let code = world.home.ask(&["pass", "create", "--credits", "1", "--valid", "1d"])["code"]
+        .as_str()
+        .expect("a code")
+        .to_owned();
     let held_up = shop.pay(&order.order, &code).await.expect_err("too many guesses");
     assert_eq!((held_up.code(), reason(&held_up).as_str()), (Code::ResourceExhausted, "E-PASS-02"));
     let neighbour = world.household();

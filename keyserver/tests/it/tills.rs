@@ -23,7 +23,12 @@ impl Sale {
         let keyserver = world.home.start();
         world.deposit(&keyserver).await.expect("deposited");
         let viewer = world.household();
-        let order = viewer.shop(&keyserver).await.order("a-purchase-at-the-till", world.film.item, "rent").await.expect("ordered");
+        let order = viewer
+            .shop(&keyserver)
+            .await
+            .order("a-purchase-at-the-till", world.film.item, "rent")
+            .await
+            .expect("ordered");
         let secret = new_secret(&world);
         Sale { world, keyserver, viewer, order, secret }
     }
@@ -75,7 +80,11 @@ async fn forgeries_of_a_till_write_nothing() {
         ("id twice", 400, genuine.clone().twice("webhook-id")),
         ("timestamp twice", 400, genuine.clone().twice("webhook-timestamp")),
         ("empty signature", 401, genuine.clone().set("webhook-signature", "")),
-        ("wrong signature", 401, genuine.clone().set("webhook-signature", "v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")),
+        (
+            "wrong signature",
+            401,
+            genuine.clone().set("webhook-signature", "v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+        ),
         ("other scheme", 401, genuine.clone().set("webhook-signature", &genuine.headers[2].1.replace("v1,", "v2,"))),
         ("other id", 401, genuine.clone().set("webhook-id", "evt_2")),
         ("other secret", 401, TillMessage::signed(other_secret, "evt_1", now, &sale.paid())),

@@ -99,7 +99,13 @@ impl World {
             name: "Harbour at dawn".to_owned(),
             description: String::new(),
             kind: Kind::Video,
-            media: Media { mime: "video/mp4".to_owned(), duration: None, codecs: String::new(), picture: None, bit_rate: None },
+            media: Media {
+                mime: "video/mp4".to_owned(),
+                duration: None,
+                codecs: String::new(),
+                picture: None,
+                bit_rate: None,
+            },
             artwork: None,
             rating_age: 0,
             regions: Vec::new(),
@@ -114,7 +120,12 @@ impl World {
         self.deposit_entry(keyserver, &self.entry(), &self.film.key).await
     }
 
-    pub(crate) async fn deposit_entry(&self, keyserver: &Process, entry: &CatalogEntry, key: &ContentKey) -> Result<bool, Status> {
+    pub(crate) async fn deposit_entry(
+        &self,
+        keyserver: &Process,
+        entry: &CatalogEntry,
+        key: &ContentKey,
+    ) -> Result<bool, Status> {
         let signed = Signed::sign(&self.publisher, entry).expect("signed");
         self.deposit_signed(keyserver, entry, signed.into(), key).await
     }
@@ -201,7 +212,8 @@ pub(crate) struct Shopper<'a> {
 
 impl Shopper<'_> {
     pub(crate) async fn order(&self, key: &str, item: ItemId, offer: &str) -> Result<pb::Order, Status> {
-        let request = pb::CreateOrderRequest { idempotency_key: key.to_owned(), item: item.to_vec(), offer: offer.to_owned() };
+        let request =
+            pb::CreateOrderRequest { idempotency_key: key.to_owned(), item: item.to_vec(), offer: offer.to_owned() };
         Ok(self.client.clone().create_order(self.device.call(self.keyserver, request)).await?.into_inner())
     }
 
@@ -294,7 +306,8 @@ impl TillMessage {
 
     /// Sends it; gives the status code and the body of the answer.
     pub(crate) async fn send(&self, keyserver: &Process) -> (u16, String) {
-        let mut request = format!("POST /webhooks/payment HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", keyserver.address());
+        let mut request =
+            format!("POST /webhooks/payment HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", keyserver.address());
         request.push_str(&format!("content-type: application/json\r\ncontent-length: {}\r\n", self.body.len()));
         for (name, value) in &self.headers {
             request.push_str(&format!("{name}: {value}\r\n"));
