@@ -69,10 +69,15 @@ pub(crate) fn name(field: &'static str, text: &str) -> Result<String, Invalid> {
     if text.is_empty() || text.len() > MAX_NAME_BYTES {
         return Err(Invalid::new(field, format!("must have 1 to {MAX_NAME_BYTES} bytes of text")));
     }
-    if text.chars().any(char::is_control) {
+    if text.chars().any(|character| character.is_control() || reorders(character)) {
         return Err(Invalid::new(field, "must not contain control characters"));
     }
     Ok(text.to_owned())
+}
+
+/// Whether a character turns the writing around or ends a line, with which a name could pose as another.
+fn reorders(character: char) -> bool {
+    matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// How many rows a page may have.

@@ -22,6 +22,9 @@ use swarm_proto::wrap::HpkePublic;
 /// Parts of the longest record, a catalog entry of 64 KiB with its signature and marks.
 const MAX_PARTS: u8 = 17;
 
+/// Parts of a holding: the bits of the largest item fill one value, and their header needs a little of a second.
+const HOLDING_PARTS: u8 = 2;
+
 /// Every key. Each begins with a letter that says what lies there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Key<'a> {
@@ -314,9 +317,6 @@ impl Records {
         Records(batch)
     }
 }
-
-/// Parts of a holding: the bits of the largest item fill one value, and their header needs a little of a second.
-const HOLDING_PARTS: u8 = 2;
 
 /// Everything that was written down.
 #[derive(Debug, Default)]
