@@ -1,0 +1,5 @@
+//! Tests of the whole house: rules of the repository, and whole swarms of real processes.
+
+mod browser;
+mod demo;
+mod repository;
