@@ -17,12 +17,12 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use swarm_proto::catalog::{CatalogEntry, Offer};
 use swarm_proto::id::{AccountId, ItemId, OrderId, PublisherId};
 use swarm_proto::keyserver::grants::{Asker, GrantRefusal};
-use swarm_proto::keyserver::ledger::{
-    AdmitRefusal, Answer, Config, DepositRefusal, Ledger, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, Release,
-    TillEvent, TillRefusal, Totals,
-};
+use swarm_proto::keyserver::ledger::{Answer, Config, Ledger, Release, TillEvent, Totals};
 use swarm_proto::keyserver::orders::{Order, OrderState};
 use swarm_proto::keyserver::record::{IdempotencyKey, PassId, Reason, SealedKey};
+use swarm_proto::keyserver::refusals::{
+    AdmitRefusal, DepositRefusal, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, TillRefusal,
+};
 use swarm_proto::time::Utc;
 use tokio::sync::{mpsc, oneshot, watch};
 

@@ -6,7 +6,7 @@
 use daemon::{Exit, Failure};
 use swarm_proto::invalid::Invalid;
 use swarm_proto::keyserver::grants::GrantRefusal;
-use swarm_proto::keyserver::ledger::{
+use swarm_proto::keyserver::refusals::{
     AdmitRefusal, DepositRefusal, Full, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, TillRefusal,
 };
 use tonic::{Code, Status};

@@ -11,3 +11,4 @@ pub mod ledger;
 pub mod orders;
 pub mod passes;
 pub mod record;
+pub mod refusals;

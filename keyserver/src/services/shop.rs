@@ -9,8 +9,9 @@ use daemon::{Exit, Failure};
 use swarm_proto::code::PassCode;
 use swarm_proto::id::{AccountId, ItemId, OrderId};
 use swarm_proto::keyserver::attempts::Attempts;
-use swarm_proto::keyserver::ledger::{PayRefusal, Release};
+use swarm_proto::keyserver::ledger::Release;
 use swarm_proto::keyserver::record::{IdempotencyKey, PassId};
+use swarm_proto::keyserver::refusals::PayRefusal;
 use swarm_proto::pb::keyserver as pb;
 use swarm_proto::pb::keyserver::shop_server;
 use swarm_proto::seal::Released;
@@ -152,7 +153,7 @@ impl shop_server::Shop for Shop {
         let item: ItemId = id("item", &request.get_ref().item)?;
         let offers = self.context.books.offers(item).await.map_err(Failure::from)?;
         let offers =
-            offers.ok_or_else(|| refusals::order(&swarm_proto::keyserver::ledger::OrderRefusal::NoSuchItem))?;
+            offers.ok_or_else(|| refusals::order(&swarm_proto::keyserver::refusals::OrderRefusal::NoSuchItem))?;
         Ok(Response::new(pb::GetOffersResponse { offers: offers.iter().map(Into::into).collect() }))
     }
 
