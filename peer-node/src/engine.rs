@@ -4,10 +4,12 @@
 //! A chunk goes: asked → arrived → verified → written → told to others. Nothing is written, counted or passed on before
 //! it is verified, and nothing is announced before it is written. Decides nothing that a machine could decide.
 
+mod fetch;
 mod plan;
 mod run;
 mod serve;
 mod show;
+mod tell;
 
 use std::sync::Arc;
 

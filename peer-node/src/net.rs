@@ -270,9 +270,9 @@ fn cannot_listen(address: &Multiaddr, error: &dyn std::error::Error) -> Failure 
         why = inner.to_string();
         source = inner.source();
     }
-    Failure::new(Exit::Conflict, "E-NET-01", format!("cannot listen on {address}"))
-        .why(why)
-        .hint("stop the program that uses the port, or choose another with --set net.listen=…; port 0 takes any free one")
+    Failure::new(Exit::Conflict, "E-NET-01", format!("cannot listen on {address}")).why(why).hint(
+        "stop the program that uses the port, or choose another with --set net.listen=…; port 0 takes any free one",
+    )
 }
 
 fn parse(field: &str, texts: &[String]) -> anyhow::Result<Vec<Multiaddr>> {

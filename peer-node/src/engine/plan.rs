@@ -3,12 +3,13 @@
 //! A tracker is believed about who sends, not about sizes: an item's length comes from its catalog entry, and what a
 //! plan says beyond it is left out.
 
+use std::ops::Range;
+use std::time::Duration;
+
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use libp2p::Multiaddr;
 use prost::Message as _;
-use std::ops::Range;
-use std::time::Duration;
 use swarm_proto::id::{DeviceId, ItemId};
 use swarm_proto::membership::DeviceKind;
 use swarm_proto::pb;
@@ -22,7 +23,7 @@ const LEASES_MAX: usize = 64;
 const ADDRESSES_MAX: usize = 16;
 const ADDRESS_BYTES_MAX: usize = 256;
 /// The longest reason for people that is shown.
-const WAITING_BYTES_MAX: usize = 256;
+const WAITING_CHARS_MAX: usize = 256;
 
 /// A plan, taken apart.
 #[derive(Debug)]
@@ -54,8 +55,7 @@ pub(super) fn read(plan: pb::tracker::Plan, own: DeviceId) -> anyhow::Result<Par
             portions: lease.portions.iter().map(range).collect(),
         });
     }
-    let mut waiting = plan.waiting;
-    waiting.truncate(waiting.floor_char_boundary(WAITING_BYTES_MAX));
+    let waiting = plan.waiting.chars().take(WAITING_CHARS_MAX).collect();
     let plan = Plan { item, leases, renew_after: Duration::from_millis(plan.renew_after_ms), waiting };
     Ok(Parts { plan, addresses, ticket })
 }
@@ -105,7 +105,7 @@ mod tests {
     fn a_plan_with_a_broken_source_or_ticket_is_refused() {
         let own = DeviceId::from_bytes([1; 32]);
         assert!(read(plan(vec![pb::tracker::Lease::default()]), own).is_err());
-        let ticket = pb::common::Signed { payload: vec![0; 2_000], ..pb::common::Signed::default() };
+        let ticket = pb::common::Signed { payload: vec![0; 2_000].into(), ..pb::common::Signed::default() };
         assert!(read(pb::tracker::Plan { ticket: Some(ticket), ..plan(Vec::new()) }, own).is_err());
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! Drawn anew only when something may have changed, and not more often than a large disk allows.
 
-use std::collections::BTreeMap;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use swarm_proto::id::ItemId;
@@ -17,6 +16,16 @@ use crate::net;
 /// With more items than this, drawing is work, and is done less often.
 const MANY_ITEMS: usize = 1_000;
 const SELDOM: Duration = Duration::from_secs(2);
+
+/// All there is to see.
+pub(super) struct Scene<'a> {
+    pub(super) items: &'a Items,
+    pub(super) wanted: &'a [Wanted],
+    pub(super) transfers: &'a Transfers,
+    pub(super) network: &'a net::Status,
+    pub(super) uploaded_bytes: u64,
+    pub(super) banned: &'a VecDeque<Banned>,
+}
 
 /// What the last drawing must remember for the next.
 #[derive(Debug, Default)]
@@ -34,18 +43,8 @@ impl Show {
     }
 
     /// A new picture; `None` when there is nothing new or the last one is too fresh.
-    #[allow(clippy::too_many_arguments, reason = "a picture of everything is made from everything")]
-    pub(super) fn draw(
-        &mut self,
-        now: Now,
-        items: &Items,
-        wanted: &[Wanted],
-        transfers: &Transfers,
-        network: net::Status,
-        uploaded_bytes: u64,
-        banned: &VecDeque<Banned>,
-    ) -> Option<Snapshot> {
-        let moving = wanted.iter().any(|wanted| transfers.is_fetching(&wanted.item));
+    pub(super) fn draw(&mut self, now: Now, scene: &Scene<'_>) -> Option<Snapshot> {
+        let moving = scene.wanted.iter().any(|wanted| scene.transfers.is_fetching(&wanted.item));
         let too_fresh = self.n_items > MANY_ITEMS && self.drawn_at.is_some_and(|at| now.mono.since(at) < SELDOM);
         if !(self.touched || moving || self.drawn_at.is_none()) || too_fresh {
             return None;
@@ -53,28 +52,27 @@ impl Show {
         self.touched = false;
         self.drawn_at = Some(now.mono);
 
-        let mut shown: Vec<ItemSnapshot> =
-            wanted.iter().map(|wanted| self.wanted_item(now, items, wanted, transfers)).collect();
-        let in_queue: BTreeSet<ItemId> = wanted.iter().map(|wanted| wanted.item).collect();
-        for item in items.list().into_iter().filter(|item| !in_queue.contains(item)) {
-            shown.extend(self.held_item(now, items, item, transfers));
+        let mut shown: Vec<ItemSnapshot> = scene.wanted.iter().map(|w| self.wanted_item(now, scene, w)).collect();
+        let in_queue: BTreeSet<ItemId> = scene.wanted.iter().map(|wanted| wanted.item).collect();
+        for item in scene.items.list().into_iter().filter(|item| !in_queue.contains(item)) {
+            shown.extend(self.held_item(now, scene, item));
         }
         self.n_items = shown.len();
         let known: BTreeSet<ItemId> = shown.iter().map(|item| item.item).collect();
         self.since.retain(|item, _| known.contains(item));
         Some(Snapshot {
             items: shown,
-            connected_peers: network.connected.len(),
-            listening: network.listening,
-            uploaded_bytes,
-            banned: banned.iter().cloned().collect(),
+            connected_peers: scene.network.connected.len(),
+            listening: scene.network.listening.clone(),
+            uploaded_bytes: scene.uploaded_bytes,
+            banned: scene.banned.iter().cloned().collect(),
         })
     }
 
-    fn wanted_item(&mut self, now: Now, items: &Items, wanted: &Wanted, transfers: &Transfers) -> ItemSnapshot {
+    fn wanted_item(&mut self, now: Now, scene: &Scene<'_>, wanted: &Wanted) -> ItemSnapshot {
         let n_chunks = wanted.geometry.n_chunks();
-        let held = items.holding(&wanted.item).map_or(0, |holding| holding.len());
-        let progress = transfers.progress(now, &wanted.item);
+        let held = scene.items.holding(&wanted.item).map_or(0, |holding| holding.len());
+        let progress = scene.transfers.progress(now, &wanted.item);
         let (state, reason) = match progress.as_ref().map(|progress| &progress.standing) {
             _ if held == n_chunks => (ItemState::Available, String::new()),
             Some(Standing::Arriving) => (ItemState::Arriving, String::new()),
@@ -88,14 +86,14 @@ impl Show {
     }
 
     /// An item that nobody here has queued: published, or left from before.
-    fn held_item(&mut self, now: Now, items: &Items, item: ItemId, transfers: &Transfers) -> Option<ItemSnapshot> {
-        let (manifest, holding) = (items.manifest(&item)?, items.holding(&item)?);
+    fn held_item(&mut self, now: Now, scene: &Scene<'_>, item: ItemId) -> Option<ItemSnapshot> {
+        let (manifest, holding) = (scene.items.manifest(&item)?, scene.items.holding(&item)?);
         let (state, reason) = match holding.is_complete() {
             true => (ItemState::Available, String::new()),
             false => (ItemState::Waiting, "not in the queue".to_owned()),
         };
         let sizes = (holding.n_chunks(), holding.len(), manifest.geometry().sealed_len());
-        Some(self.item(now, item, state, reason, sizes, transfers.progress(now, &item)))
+        Some(self.item(now, item, state, reason, sizes, scene.transfers.progress(now, &item)))
     }
 
     fn item(

@@ -7,8 +7,8 @@
 use std::net::IpAddr;
 
 use libp2p::Multiaddr;
-use libp2p::multiaddr::Protocol;
 use libp2p::PeerId;
+use libp2p::multiaddr::Protocol;
 
 /// The IP address a multiaddr begins with.
 pub(super) fn ip(address: &Multiaddr) -> Option<IpAddr> {

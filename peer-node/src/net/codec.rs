@@ -58,7 +58,8 @@ impl Exchange {
 /// A request on its way, with its transfer.
 #[derive(Debug)]
 pub(super) struct Asked {
-    pub(super) request: Request,
+    /// Or why what came is not one. libp2p says nothing of a stream whose request cannot be read, and we want to know.
+    pub(super) request: Result<Request, WireError>,
     pub(super) exchange: Arc<Exchange>,
 }
 
@@ -130,6 +131,7 @@ impl request_response::Codec for Codec {
         T: AsyncWrite + Unpin + Send,
     {
         let Asked { request, exchange } = asked;
+        let request = request.map_err(invalid)?;
         let frame = request.encode().map_err(invalid)?;
         self.asked = Some((request.ask, exchange.clone()));
         tokio::select! {
@@ -168,13 +170,16 @@ impl request_response::Codec for Codec {
     }
 }
 
-async fn read_request<T: AsyncRead + Unpin>(io: &mut T) -> io::Result<Request> {
+async fn read_request<T: AsyncRead + Unpin>(io: &mut T) -> io::Result<Result<Request, WireError>> {
     let mut header = [0; REQUEST_HEADER_BYTES];
     io.read_exact(&mut header).await?;
-    let header = RequestHeader::decode(&header).map_err(invalid)?;
+    let header = match RequestHeader::decode(&header) {
+        Ok(header) => header,
+        Err(error) => return Ok(Err(error)),
+    };
     let mut ticket = vec![0; header.body_len()];
     io.read_exact(&mut ticket).await?;
-    header.with_body(ticket.into()).map_err(invalid)
+    Ok(header.with_body(ticket.into()))
 }
 
 async fn read_answer<T: AsyncRead + Unpin>(io: &mut T, ask: Ask, exchange: &Exchange) -> io::Result<Answer> {
@@ -239,7 +244,7 @@ mod tests {
 
     async fn answer_to(ask: Ask, bytes: Vec<u8>) -> io::Result<Answer> {
         let exchange = Arc::new(Exchange::default());
-        let request = Request { item: ItemId::from_bytes([1; 32]), ask, ticket: Bytes::new() };
+        let request = Ok(Request { item: ItemId::from_bytes([1; 32]), ask, ticket: Bytes::new() });
         let mut codec = codec();
         codec.write_request(&PROTOCOL, &mut Cursor::new(Vec::new()), Asked { request, exchange }).await?;
         Ok(codec.read_response(&PROTOCOL, &mut Cursor::new(bytes)).await?.answer)
@@ -296,7 +301,7 @@ mod tests {
     #[tokio::test]
     async fn a_cancelled_answer_is_not_waited_for() {
         let exchange = Arc::new(Exchange::default());
-        let request = Request { item: ItemId::from_bytes([1; 32]), ask: CHUNK, ticket: Bytes::new() };
+        let request = Ok(Request { item: ItemId::from_bytes([1; 32]), ask: CHUNK, ticket: Bytes::new() });
         let mut codec = codec();
         let asked = Asked { request, exchange: exchange.clone() };
         codec.write_request(&PROTOCOL, &mut Cursor::new(Vec::new()), asked).await.expect("a cursor takes all");

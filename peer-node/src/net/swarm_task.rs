@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use libp2p::kad::{self, QueryId, RecordKey};
 use libp2p::kad::store::RecordStore as _;
+use libp2p::kad::{self, QueryId, RecordKey};
 use libp2p::request_response::{Event as ChunkEvent, Message, OutboundFailure, OutboundRequestId, ResponseChannel};
 use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId, identify};
 use swarm_proto::id::DeviceId;
-use swarm_proto::wire::{Answer, Ask};
+use swarm_proto::wire::{Answer, Ask, WireError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -39,6 +39,8 @@ const PROVIDERS_DIALLED: usize = 16;
 const BUSY_MS: u32 = 500;
 /// Announcements that are repeated at once when the first peer appears; others wait for their turn.
 const UNHEARD_MAX: usize = 256;
+/// A peer that has sent so many frames that are not questions is disconnected.
+const OFFENCES_MAX: u32 = 8;
 /// As long as a provider record lives.
 const RECORDS_LIVE: Duration = Duration::from_secs(30 * 60);
 
@@ -60,6 +62,8 @@ struct Connected {
     /// Bytes of all its answers, and when that number last changed.
     received: u64,
     heard_at: Instant,
+    /// Questions of its that broke the protocol.
+    offences: u32,
 }
 
 /// When a kept peer is dialled again.
@@ -144,15 +148,19 @@ impl SwarmTask {
         match command {
             Command::Ask { peer, request, exchange, reply } => {
                 let bulk = matches!(request.ask, Ask::Chunk { .. } | Ask::Manifest);
-                let asked = Asked { request, exchange: exchange.clone() };
+                let asked = Asked { request: Ok(request), exchange: exchange.clone() };
                 let id = self.swarm.behaviour_mut().chunks.send_request(&peer, asked);
-                self.pending.insert(id, Pending { peer, bulk, exchange, reply, asked_at: Instant::now(), silent: false });
+                self.pending
+                    .insert(id, Pending { peer, bulk, exchange, reply, asked_at: Instant::now(), silent: false });
             }
             Command::Respond { channel, answered } => self.respond(channel, answered),
             Command::Addresses { peer, addresses } => {
                 let private = self.config.private_addresses;
-                let mut allowed: Vec<Multiaddr> =
-                    addresses.into_iter().filter(|a| address::is_allowed(a, private)).take(ADDRESSES_PER_PEER).collect();
+                let mut allowed: Vec<Multiaddr> = addresses
+                    .into_iter()
+                    .filter(|a| address::is_allowed(a, private))
+                    .take(ADDRESSES_PER_PEER)
+                    .collect();
                 address::prefer_tcp(&mut allowed);
                 // The swarm dials what it was told last first.
                 for address in allowed.into_iter().rev() {
@@ -200,7 +208,7 @@ impl SwarmTask {
             }
             SwarmEvent::ConnectionEstablished { peer_id, num_established, .. } if num_established.get() == 1 => {
                 let now = Instant::now();
-                self.connected.insert(peer_id, Connected { since: now, received: 0, heard_at: now });
+                self.connected.insert(peer_id, Connected { since: now, received: 0, heard_at: now, offences: 0 });
                 self.tell_connected();
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
@@ -234,18 +242,35 @@ impl SwarmTask {
                     let _ = pending.reply.send(Err(error));
                 }
             }
-            ChunkEvent::InboundFailure { peer, error, .. } => tracing::debug!(%peer, %error, "an answer did not leave"),
+            ChunkEvent::InboundFailure { peer, error, .. } => {
+                tracing::debug!(%peer, %error, "an answer did not leave");
+            }
             ChunkEvent::ResponseSent { .. } => {}
         }
     }
 
     fn on_question(&mut self, peer: PeerId, asked: Asked, channel: ResponseChannel<Answered>) {
         let (Some(device), Some(commands)) = (device_of(&peer), self.commander.upgrade()) else { return };
-        let responder = Responder { channel, commands };
-        let inbound = Inbound { device, request: asked.request, responder };
+        let request = match asked.request {
+            Ok(request) => request,
+            Err(error) => return self.on_nonsense(peer, &error),
+        };
+        let inbound = Inbound { device, request, responder: Responder { channel, commands } };
         if let Err(mpsc::error::TrySendError::Full(inbound)) = self.inbound.try_send(inbound) {
             let answered = Answered { answer: Answer::Busy { retry_ms: BUSY_MS }, receipt: Receipt::default() };
             self.respond(inbound.responder.channel, answered);
+        }
+    }
+
+    /// What came is not a question. Once is a bug, more is an attack.
+    fn on_nonsense(&mut self, peer: PeerId, error: &WireError) {
+        tracing::debug!(%peer, %error, "a frame is not a question");
+        let Some(connected) = self.connected.get_mut(&peer) else { return };
+        connected.offences += 1;
+        if connected.offences >= OFFENCES_MAX {
+            tracing::warn!(%peer, "a peer does not speak our protocol: disconnected");
+            // Already closing is as good as closed.
+            let _ = self.swarm.disconnect_peer_id(peer);
         }
     }
 
@@ -267,7 +292,9 @@ impl SwarmTask {
                     tracing::debug!(%error, "no room for a provider record");
                 }
             }
-            kad::Event::OutboundQueryProgressed { id, result: kad::QueryResult::GetProviders(result), step, .. } => {
+            kad::Event::OutboundQueryProgressed {
+                id, result: kad::QueryResult::GetProviders(result), step, ..
+            } => {
                 if let Ok(kad::GetProvidersOk::FoundProviders { key, providers }) = result {
                     self.on_providers(id, &key, providers);
                 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use peer_node::engine::{self, FoundBy, ItemSnapshot, ItemState, Wanted};
 use peer_node::identity::{Enrolled, Identity};
 use peer_node::items::Items;
@@ -75,7 +76,7 @@ struct Source {
     device: DeviceId,
     kind: DeviceKind,
     addresses: Vec<String>,
-    portions: Vec<Range<u32>>,
+    portions: Option<Range<u32>>,
 }
 
 impl Swarm {
@@ -157,7 +158,7 @@ impl Swarm {
                 answer(question);
             }
         });
-        Source { device: identity.device, kind: DeviceKind::Box, addresses, portions: Vec::new() }
+        Source { device: identity.device, kind: DeviceKind::Box, addresses, portions: None }
     }
 
     fn ticket(&self, device: DeviceId, item: ItemId) -> Signed<Ticket> {
@@ -246,7 +247,7 @@ impl Node {
 
     /// This node as a source in plans.
     fn source(&self) -> Source {
-        Source { device: self.device, kind: self.kind, addresses: self.addresses(), portions: Vec::new() }
+        Source { device: self.device, kind: self.kind, addresses: self.addresses(), portions: None }
     }
 
     fn addresses(&self) -> Vec<String> {
@@ -288,10 +289,9 @@ impl Node {
 /// An honest answer to a question about a film.
 fn honest(film: &Film, request: &Request) -> Answer {
     match request.ask {
-        Ask::Manifest => Answer::Manifest {
-            sealed_len: film.geometry().sealed_len(),
-            values: film.manifest.values_bytes(),
-        },
+        Ask::Manifest => {
+            Answer::Manifest { sealed_len: film.geometry().sealed_len(), values: film.manifest.values_bytes() }
+        }
         Ask::Holding => {
             let n_chunks = film.geometry().n_chunks();
             Answer::Holding(swarm_proto::bitmap::Holding::complete(n_chunks).expect("a film has chunks"))
@@ -343,8 +343,8 @@ async fn a_box_takes_portions_from_two_boxes_at_once_and_leaves_the_seed_alone()
         node.hold(&film, 0..16).await;
     }
     asker.want(&[&film]).await;
-    let first = Source { portions: vec![0..8], ..one.source() };
-    let second = Source { portions: vec![8..16], ..two.source() };
+    let first = Source { portions: Some(0..8), ..one.source() };
+    let second = Source { portions: Some(8..16), ..two.source() };
     swarm.plan(&asker, &film, &[&seed.source(), &first, &second]).await;
     let sources = asker.until_complete(&film).await;
     assert!(sources[&one.device] >= 4 * CHUNK_BYTES, "{sources:?}");
@@ -375,7 +375,10 @@ async fn two_boxes_with_half_a_film_each_complete_one_another() {
 async fn a_box_that_still_fetches_already_passes_on_what_it_has() {
     let mut swarm = Swarm::new(4);
     let film = swarm.film(12 * CHUNK_BYTES);
-    let slow = config::Uploads { rate: "4 MiB/s".parse().map(daemon::units::Limit::At).expect("a rate"), ..config::Uploads::default() };
+    let slow = config::Uploads {
+        rate: "4 MiB/s".parse().map(daemon::units::Limit::At).expect("a rate"),
+        ..config::Uploads::default()
+    };
     let seed = swarm.node(DeviceKind::Seed, NodeConfig { uploads: slow, ..NodeConfig::default() }).await;
     let middle = swarm.node(DeviceKind::Box, NodeConfig::default()).await;
     let last = swarm.node(DeviceKind::Box, NodeConfig::default()).await;
@@ -509,7 +512,10 @@ async fn a_silent_device_costs_no_more_than_its_chunk() {
 async fn a_source_that_goes_away_is_replaced() {
     let mut swarm = Swarm::new(9);
     let film = swarm.film(16 * CHUNK_BYTES);
-    let slow = config::Uploads { rate: "4 MiB/s".parse().map(daemon::units::Limit::At).expect("a rate"), ..config::Uploads::default() };
+    let slow = config::Uploads {
+        rate: "4 MiB/s".parse().map(daemon::units::Limit::At).expect("a rate"),
+        ..config::Uploads::default()
+    };
     let leaver = swarm.node(DeviceKind::Box, NodeConfig { uploads: slow, ..NodeConfig::default() }).await;
     let seed = swarm.node(DeviceKind::Seed, NodeConfig::default()).await;
     let asker = swarm.node(DeviceKind::Box, NodeConfig::default()).await;
@@ -637,4 +643,36 @@ async fn a_port_that_is_taken_is_named() {
     let config = net::Config::of(&config).expect("a good address");
     let error = net::spawn(swarm.identity().keypair.clone(), config).await.expect_err("the port is taken");
     assert!(format!("{error:#}").contains(&port.to_string()), "{error:#}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_questions_of_a_stranger_leave_the_node_serving_others() {
+    let mut swarm = Swarm::new(16);
+    let film = swarm.film(2 * CHUNK_BYTES);
+    let seed = swarm.node(DeviceKind::Seed, NodeConfig::default()).await;
+    let asker = swarm.node(DeviceKind::Box, NodeConfig::default()).await;
+    seed.listening().await;
+    seed.hold(&film, 0..2).await;
+
+    let stranger = swarm.identity();
+    let config = config::Net { listen: vec![TCP.to_owned()], ..config::Net::default() };
+    let config = net::Config::of(&config).expect("a good address");
+    let (network, _questions) = net::spawn(stranger.keypair.clone(), config).await.expect("it listens");
+    let addresses = seed.addresses().iter().map(|address| address.parse().expect("an address")).collect();
+    network.add_addresses(seed.device, addresses).await;
+    let flood = futures::stream::iter(0..10_000u32).map(|n| {
+        let mut ticket = vec![0; 1_000];
+        ticket[..4].copy_from_slice(&n.to_be_bytes());
+        let request = Request { item: film.item, ask: Ask::Holding, ticket: ticket.into() };
+        network.ask(seed.device, request, Arc::new(Exchange::default()))
+    });
+    let served = flood
+        .buffer_unordered(64)
+        .filter(|answer| std::future::ready(matches!(answer, Ok(Answer::Holding(_)))))
+        .count();
+
+    asker.want(&[&film]).await;
+    swarm.plan(&asker, &film, &[&seed.source()]).await;
+    let (served, _) = tokio::join!(timeout(PATIENCE, served), asker.until_complete(&film));
+    assert_eq!(served.expect("in time"), 0, "no ticket, no answer");
 }

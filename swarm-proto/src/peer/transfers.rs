@@ -608,6 +608,11 @@ impl Transfers {
         self.advance(now);
     }
 
+    /// Whether the verdict on what this request brought is awaited; nobody wants what was cancelled before it came.
+    pub fn awaits_verdict(&self, id: &RequestId) -> bool {
+        self.requests.get(id).is_some_and(Request::is_checking)
+    }
+
     /// So many bytes of the payload have arrived. Tell it now and then, so that slow can be told from dead.
     pub fn handle_received(&mut self, id: RequestId, bytes: u64) {
         if let Some(request) = self.requests.get_mut(&id) {
