@@ -92,7 +92,14 @@ async fn handle(State(till): State<Till>, headers: HeaderMap, body: Bytes) -> Re
         }
         Err(refusal) => {
             till.context.counters.count("webhook", "refused");
-            tracing::warn!(status = refusal.status.as_u16(), reason = %refusal.failure.what, "word of a till not taken");
+            let (status, reason) = (refusal.status.as_u16(), &refusal.failure.what);
+            match refusal.status {
+                // Anyone can send these; the counter is enough, or strangers fill the log.
+                StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED => {
+                    tracing::debug!(status, reason, "not the word of a till")
+                }
+                _ => tracing::warn!(status, reason, "word of a till not taken"),
+            }
             refusal.into_response()
         }
     }

@@ -26,7 +26,7 @@ async fn sale(world: &World) -> Vec<Vec<u8>> {
     assert_eq!(shop.look(&order.order).await.expect("an order").state(), OrderState::Granted);
     let webhook = world.home.ask(&["webhook", "secret", "new"])["secret"].as_str().expect("a secret").to_owned();
     let token = fs::read(world.home.file("operator.token")).expect("a token");
-    assert_eq!(keyserver.stop(), 143);
+    assert_eq!(keyserver.stop().await, 143);
     let keys =
         ["master.key", "identity.key", "deposit.key"].map(|name| fs::read(world.home.file(name)).expect("a key"));
     let mut secrets = vec![world.film.key.expose().to_vec(), viewer.hpke.expose().to_vec(), token];

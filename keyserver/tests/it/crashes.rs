@@ -124,7 +124,7 @@ async fn on_a_full_disk_nothing_is_sold_and_all_goes_on_when_it_is_freed() {
     assert!(shop.grant(&order.order).await.is_ok());
     assert_eq!(get(&keyserver, "/readyz").await.0, 200);
     assert_eq!(world.home.records("order_created"), 1, "what was refused did not happen");
-    assert_eq!(keyserver.stop(), 143);
+    assert_eq!(keyserver.stop().await, 143);
 }
 
 fn limit_file_size(keyserver: &Process, bytes: Option<u64>) {

@@ -121,10 +121,11 @@ impl Process {
         self.child.wait().expect("it ends");
     }
 
-    /// SIGTERM; gives the exit code.
-    pub(crate) fn stop(mut self) -> i32 {
+    /// SIGTERM; gives the exit code. Does not block the test's runtime: open connections have to hear that it stops.
+    pub(crate) async fn stop(mut self) -> i32 {
         rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM).expect("it runs");
-        self.child.wait().expect("it ends").code().expect("it was not killed")
+        let ended = tokio::task::spawn_blocking(move || self.child.wait());
+        ended.await.expect("no panic").expect("it ends").code().expect("it was not killed")
     }
 
     pub(crate) async fn channel(&self) -> Channel {
