@@ -106,14 +106,9 @@ impl Catalog {
             changes.iter().map(|change| change.catalog_version).max().unwrap_or(0).max(self.version_at(tracker));
         let mut accepted: BTreeMap<TitleId, Accepted> = BTreeMap::new();
         for title in changes.into_iter().filter_map(|change| change.title) {
-            match self.read(|mirror| mirror.check(title)) {
+            match self.read(|mirror| mirror.check(title, &accepted)) {
                 Ok(Some(change)) => {
-                    let newest = accepted
-                        .get(&change.title.entry.title)
-                        .is_none_or(|other| other.title.entry.version <= change.title.entry.version);
-                    if newest {
-                        accepted.insert(change.title.entry.title, change);
-                    }
+                    accepted.insert(change.title.entry.title, change);
                 }
                 Ok(None) => {}
                 Err(error) => tracing::warn!(reason = format!("{error:#}"), "catalog entry refused"),
@@ -205,30 +200,37 @@ impl Catalog {
 }
 
 impl Mirror {
-    /// Verifies a title; `None` if it is known already.
-    fn check(&self, title: pb::tracker::Title) -> anyhow::Result<Option<Accepted>> {
+    /// Verifies a title and holds it against what is known, or was accepted just before; `None` if it is nothing new.
+    fn check(
+        &self,
+        title: pb::tracker::Title,
+        before: &BTreeMap<TitleId, Accepted>,
+    ) -> anyhow::Result<Option<Accepted>> {
         let signed =
             Signed::<CatalogEntry>::try_from(title.entry.context("the tracker sent a title without its entry")?)?;
         let change = verified(&signed, title.hidden)?;
         let entry = &change.title.entry;
-        let Some(known) = self.titles.get(&entry.title) else {
-            anyhow::ensure!(self.titles.len() < MAX_TITLES, "the catalog has more than {MAX_TITLES} titles");
+        let mirrored = || Some((self.titles.get(&entry.title)?.as_ref(), *self.hashes.get(&entry.title)?));
+        let known = before.get(&entry.title).map(|change| (&change.title, change.hash)).or_else(mirrored);
+        let Some((known, hash)) = known else {
+            let titles = self.titles.len() + before.len();
+            anyhow::ensure!(titles < MAX_TITLES, "the catalog has more than {MAX_TITLES} titles");
             return Ok(Some(change));
         };
         let (old, name) = (&known.entry, &known.entry.name);
         anyhow::ensure!(
             old.publisher == entry.publisher,
-            "{name:?} belongs to publisher {}, not {}",
+            "{name:?} is publisher {}'s, not {}'s",
             old.publisher,
             entry.publisher
         );
         anyhow::ensure!(
             entry.version >= old.version,
-            "{name:?} is known at version {}, offered was {}",
+            "{name:?} is known at version {}, sent was {}",
             old.version,
             entry.version
         );
-        let same = self.hashes.get(&entry.title) == Some(&change.hash);
+        let same = hash == change.hash;
         anyhow::ensure!(
             entry.version > old.version || same,
             "another entry claims to be version {} of {name:?}",
@@ -282,4 +284,145 @@ fn ambiguous(query: &str, several: &[&Arc<Title>]) -> Failure {
     Failure::new(Exit::Usage, "E-TITLE-03", format!("{} titles are called {query:?} or begin so", several.len()))
         .why(names.collect::<Vec<_>>().join(", "))
         .hint("use more of the name, or the id in brackets")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use daemon::store::Memory;
+    use swarm_proto::catalog::{Artwork, ArtworkMime, Kind, MAX_ARTWORK_BYTES, Media};
+    use swarm_proto::geometry::Geometry;
+    use swarm_proto::limit::Limit;
+    use swarm_proto::seal::KeyCommitment;
+    use swarm_proto::signed::SigningKey;
+    use swarm_proto::time::Utc;
+
+    use super::*;
+
+    const TRACKER: ServerId = ServerId::from_bytes([1; 32]);
+
+    fn key(seed: u8) -> SigningKey {
+        SigningKey::from_bytes(&[seed; 32]).unwrap()
+    }
+
+    fn entry(title: u8, version: u64, name: &str) -> CatalogEntry {
+        CatalogEntry {
+            title: TitleId::from_bytes([title; 16]),
+            version,
+            publisher: key(7).publisher_id(),
+            item: ItemId::from_bytes([title.wrapping_add(u8::try_from(version).unwrap()); 32]),
+            geometry: Geometry::of_plain(5_000_000).unwrap(),
+            commitment: KeyCommitment::from_bytes([3; 32]),
+            name: name.to_owned(),
+            description: "A film".to_owned(),
+            kind: Kind::Video,
+            media: Media {
+                mime: "video/mp4".to_owned(),
+                duration: Some(Duration::from_secs(60)),
+                codecs: String::new(),
+                picture: None,
+                bit_rate: None,
+            },
+            artwork: Some(Artwork { mime: ArtworkMime::Png, bytes: vec![9; MAX_ARTWORK_BYTES].into() }),
+            rating_age: 0,
+            regions: Vec::new(),
+            released: Utc::from_secs(1_700_000_000),
+            expires: Limit::Unlimited,
+            offers: Vec::new(),
+            withdrawn: false,
+        }
+    }
+
+    fn change(catalog_version: u64, signed: &Signed<CatalogEntry>) -> pb::tracker::CatalogChange {
+        let title = pb::tracker::Title { entry: Some(signed.into()), catalog_version, hidden: false };
+        pb::tracker::CatalogChange { catalog_version, title: Some(title) }
+    }
+
+    fn signed(entry: &CatalogEntry) -> Signed<CatalogEntry> {
+        Signed::sign(&key(7), entry).unwrap()
+    }
+
+    async fn catalog() -> Catalog {
+        Catalog::open(Arc::new(Memory::default())).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn entry_with_its_picture_survives_a_restart_byte_for_byte() {
+        let catalog = catalog().await;
+        let signed = signed(&entry(1, 1, "Atlas"));
+        catalog.accept(TRACKER, vec![change(5, &signed)]).await.unwrap();
+        let again = Catalog::open(catalog.store.clone()).await.unwrap();
+        assert_eq!(again.signed(TitleId::from_bytes([1; 16])).await.unwrap(), Some((&signed).into()));
+        assert_eq!(again.version_at(TRACKER), 5);
+        assert_eq!(again.version_at(ServerId::from_bytes([2; 32])), 0);
+    }
+
+    #[tokio::test]
+    async fn title_never_goes_back_to_a_lower_version() {
+        let catalog = catalog().await;
+        catalog.accept(TRACKER, vec![change(1, &signed(&entry(1, 2, "Atlas")))]).await.unwrap();
+        catalog.accept(TRACKER, vec![change(2, &signed(&entry(1, 1, "Old Atlas")))]).await.unwrap();
+        assert_eq!(catalog.find("atlas").unwrap().entry.version, 2);
+        assert!(catalog.find("old").is_err());
+        catalog.accept(TRACKER, vec![change(3, &signed(&entry(1, 2, "Other Atlas")))]).await.unwrap();
+        assert!(catalog.find("other").is_err(), "another entry cannot claim a version that is known");
+        catalog.accept(TRACKER, vec![change(4, &signed(&entry(1, 3, "New Atlas")))]).await.unwrap();
+        assert_eq!(catalog.find("new atlas").unwrap().entry.version, 3);
+    }
+
+    #[tokio::test]
+    async fn later_version_in_one_batch_wins_in_any_order() {
+        let (first, second) = (signed(&entry(1, 1, "Atlas")), signed(&entry(1, 2, "Atlas II")));
+        for changes in [vec![change(1, &first), change(2, &second)], vec![change(2, &second), change(1, &first)]] {
+            let catalog = catalog().await;
+            catalog.accept(TRACKER, changes).await.unwrap();
+            assert_eq!(catalog.find("atlas").unwrap().entry.version, 2);
+            assert!(catalog.of_item(entry(1, 1, "Atlas").item).is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn forged_and_swapped_entries_are_refused_and_do_not_stop_the_rest() {
+        let catalog = catalog().await;
+        catalog.accept(TRACKER, vec![change(1, &signed(&entry(1, 1, "Atlas")))]).await.unwrap();
+        let thief =
+            Signed::sign(&key(8), &CatalogEntry { publisher: key(8).publisher_id(), ..entry(1, 9, "Stolen") }).unwrap();
+        let mut forged = change(3, &signed(&entry(2, 1, "Forged")));
+        forged.title.as_mut().unwrap().entry.as_mut().unwrap().signature[5] ^= 1;
+        let honest = signed(&entry(3, 1, "Reef"));
+        catalog.accept(TRACKER, vec![change(2, &thief), forged, change(4, &honest)]).await.unwrap();
+        let names: Vec<String> = catalog.search("", 10).iter().map(|title| title.entry.name.clone()).collect();
+        assert_eq!(names, ["Atlas", "Reef"]);
+    }
+
+    #[tokio::test]
+    async fn titles_are_found_as_people_name_them() {
+        let catalog = catalog().await;
+        let changes = [(1, "Harbour at dawn"), (2, "Harbour at night"), (3, "Reef")]
+            .map(|(id, name)| change(id.into(), &signed(&entry(id, 1, name))));
+        catalog.accept(TRACKER, changes.to_vec()).await.unwrap();
+        let name = |query: &str| catalog.find(query).map(|title| title.entry.name.clone());
+        assert_eq!(name("reef").unwrap(), "Reef");
+        assert_eq!(name("harbour at d").unwrap(), "Harbour at dawn");
+        assert_eq!(name(&TitleId::from_bytes([2; 16]).to_string()).unwrap(), "Harbour at night");
+        assert_eq!(name(&entry(3, 1, "Reef").item.to_string()).unwrap(), "Reef");
+        assert_eq!(name("harbour").unwrap_err().exit, Exit::Usage);
+        assert_eq!(name("atlas").unwrap_err().exit, Exit::NotFound);
+        assert_eq!(name(" ").unwrap_err().exit, Exit::Usage);
+    }
+
+    #[tokio::test]
+    async fn damaged_record_is_left_out_and_fetched_again() {
+        let catalog = catalog().await;
+        catalog
+            .accept(TRACKER, vec![change(5, &signed(&entry(1, 1, "Atlas"))), change(6, &signed(&entry(2, 1, "Reef")))])
+            .await
+            .unwrap();
+        let part = Key::EntryPart(TitleId::from_bytes([1; 16]), 1).bytes();
+        catalog.store.commit(Batch::new().put(part, vec![0; 100])).await.unwrap();
+        let again = Catalog::open(catalog.store.clone()).await.unwrap();
+        assert!(again.find("atlas").is_err() && again.find("reef").is_ok());
+        assert_eq!(again.version_at(TRACKER), 0);
+    }
 }

@@ -22,9 +22,9 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use daemon::config::{ConfigArgs, ConfigCommand, Loaded, Settings, Sources};
+use daemon::data_folder;
 use daemon::exit::{Exit, Failure, run_main};
 use daemon::logs::{self, LogArgs};
-use daemon::data_folder;
 use serde::Serialize;
 
 use crate::config::Config;
@@ -33,13 +33,14 @@ use crate::node;
 /// Shown above everything else: most people look for a command to copy.
 const EXAMPLES: &str = "\
 Examples:
-  peer-node run --enrol 7KQ2-M9XD          start this box, the first time
+  peer-node run --enrol 7KQ2-M9X7          start this box, the first time
   peer-node get \"Harbour at dawn\"          fetch a title and watch it arrive
   peer-node pay \"Harbour at dawn\"          buy it, with a pass
   peer-node play \"Harbour at dawn\" --open  watch it";
 
 /// Below the usage: the flags that every command has, in one line each for those who need them.
-const TEMPLATE: &str = "{about}\n\n{before-help}{usage-heading} {usage}\n\nCommands:\n{subcommands}\n\nOptions:\n{options}";
+const TEMPLATE: &str =
+    "{about}\n\n{before-help}{usage-heading} {usage}\n\nCommands:\n{subcommands}\n\nOptions:\n{options}";
 
 #[derive(Parser)]
 #[command(name = "peer-node", version, about = "The Reelswarm box and seed: fetches, passes on and plays", before_help = EXAMPLES)]
@@ -162,7 +163,9 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
         Command::Publish(args) => publish::run(&global, args).await,
         Command::Publisher(command) => publish::run_publisher(&global, command),
         Command::Id => id::run(&global),
-        Command::Config(command) => command.run::<Config>(&Sources::usual::<Config>(&global.config), global.json, &mut std::io::stdout()),
+        Command::Config(command) => {
+            command.run::<Config>(&Sources::usual::<Config>(&global.config), global.json, &mut std::io::stdout())
+        }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut self::command(), "peer-node", &mut std::io::stdout());
             Ok(Exit::Done)

@@ -10,6 +10,7 @@ use daemon::config::{Invalid, Settings};
 use daemon::serve;
 use daemon::units::{ByteRate, ByteSize, Duration, Limit};
 use serde::{Deserialize, Serialize};
+use swarm_proto::id::ServerId;
 
 /// The word that leaves an address to what the device has learnt.
 pub const AUTO: &str = "auto";
@@ -19,6 +20,9 @@ const DEFAULT_PORT: u16 = 7101;
 
 /// Where a tracker is looked for before the device has enrolled anywhere.
 pub const DEFAULT_TRACKER_URL: &str = "http://127.0.0.1:7001";
+
+/// Longest name of a device, from the tracker's contract.
+pub const MAX_NAME_BYTES: usize = 64;
 
 /// The configuration of a box or seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -232,6 +236,94 @@ impl Settings for Config {
     const EXAMPLE: &'static str = include_str!("../config.example.toml");
 
     fn check(&self) -> Result<(), Invalid> {
-        Ok(())
+        check_name(&self.name)?;
+        if !self.server.listen.ip().is_loopback() {
+            let why = "this port is for players and commands on this machine only";
+            return Err(Invalid::new("server.listen", why, "an address such as 127.0.0.1:7101"));
+        }
+        let limits = [
+            ("net.connections", self.net.connections),
+            ("transfers.outstanding_chunks", self.transfers.outstanding_chunks),
+            ("transfers.outstanding_per_source", self.transfers.outstanding_per_source),
+            ("uploads.slots_per_peer", self.uploads.slots_per_peer),
+            ("play.players", self.play.players),
+        ];
+        if let Some((key, _)) = limits.into_iter().find(|(_, limit)| *limit == 0) {
+            return Err(Invalid::new(key, "nothing could happen", "1 or more"));
+        }
+        if self.net.connections_in > self.net.connections {
+            return Err(Invalid::new("net.connections_in", "it is more than net.connections", "at most that"));
+        }
+        check_pause("tracker.retry_max", self.tracker.retry_max)?;
+        check_pause("keyserver.retry_max", self.keyserver.retry_max)?;
+        check_url("tracker.url", &self.tracker.url)?;
+        check_url("keyserver.url", &self.keyserver.url)?;
+        match self.keyserver.id == AUTO || self.keyserver.id.parse::<ServerId>().is_ok() {
+            true => Ok(()),
+            false => Err(Invalid::new("keyserver.id", "it is not the id of a server", "64 hex digits, or \"auto\"")),
+        }
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Invalid> {
+    match name.len() {
+        1..=MAX_NAME_BYTES if !name.contains(char::is_control) => Ok(()),
+        _ => Err(Invalid::new(
+            "name",
+            format!("a name has 1 to {MAX_NAME_BYTES} bytes on one line"),
+            "such as \"Living room\"",
+        )),
+    }
+}
+
+/// A pause below a few milliseconds is a busy loop, one above an hour never ends for a person.
+fn check_pause(key: &str, pause: Duration) -> Result<(), Invalid> {
+    match pause.get().as_millis() {
+        10..=3_600_000 => Ok(()),
+        _ => Err(Invalid::new(key, "it has to be between 10ms and 1h", "such as \"30s\"")),
+    }
+}
+
+fn check_url(key: &str, url: &str) -> Result<(), Invalid> {
+    let good = url == AUTO || url.starts_with("http://") || url.starts_with("https://");
+    if good { Ok(()) } else { Err(Invalid::new(key, "it is not an address", "http://… or https://…, or \"auto\"")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon::config::{Sources, example_is_default};
+
+    use super::*;
+
+    fn refusal(assignment: &str) -> String {
+        Sources::none().set(assignment).load::<Config>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn example_says_the_defaults() {
+        assert_eq!(example_is_default::<Config>(), Ok(()));
+    }
+
+    #[test]
+    fn defaults_make_sense() {
+        assert!(Sources::none().load::<Config>().is_ok());
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused_by_name() {
+        for assignment in [
+            "name=",
+            "server.listen=0.0.0.0:7101",
+            "net.connections=0",
+            "net.connections_in=1000",
+            "uploads.slots_per_peer=0",
+            "tracker.retry_max=0s",
+            "keyserver.retry_max=2h",
+            "tracker.url=ftp://example",
+            "keyserver.id=abc",
+        ] {
+            let key = assignment.split('=').next().unwrap();
+            assert!(refusal(assignment).contains(key), "{assignment}: {}", refusal(assignment));
+        }
     }
 }

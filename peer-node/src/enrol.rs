@@ -15,15 +15,12 @@ use swarm_proto::pb;
 use tokio::time::timeout;
 use tonic::Request;
 
-use crate::config::Config;
+use crate::config::{Config, MAX_NAME_BYTES};
 use crate::identity::{Enrolled, Enrolment, Identity};
 use crate::tracker_link;
 
 /// How long the tracker may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Longest name of a device, from the contract.
-pub const MAX_NAME_BYTES: usize = 64;
 
 /// Enrols this device: at `url`, or where the configuration points.
 pub async fn enrol(

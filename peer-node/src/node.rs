@@ -32,10 +32,8 @@ use crate::tracker_link::TrackerNotice;
 use crate::wishes::Queue;
 use crate::{clock, engine, enrol, grants, net, play, tracker_link, tv, wishes};
 
-/// Folders and files in the data folder, besides those of `identity` and of the daemon's base.
+/// The folder of the store, in the data folder.
 const STORE: &str = "store";
-/// Where `items` keeps its files; `publish` leaves sealed ones there.
-pub const ITEMS: &str = "items";
 
 /// What is said about one run and not kept in a configuration.
 #[derive(Debug, Clone)]
@@ -69,11 +67,9 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<Exit> {
     let store: Arc<dyn Store> = Arc::new(Sled::open(folder.file(STORE)).await?);
     let catalog = Catalog::open(store.clone()).await.context("failed to load the catalog")?;
     let queue = Queue::open(store.clone()).await.context("failed to load the queue")?;
-    let items_folder = folder.folder(ITEMS)?;
-    let items_config = config.items.clone();
-    let items = tokio::task::spawn_blocking(move || Items::open(&items_folder, &items_config))
-        .await?
-        .context("failed to open the items")?;
+    let (root, items_config) = (folder.path().to_owned(), config.items.clone());
+    let items = tokio::task::spawn_blocking(move || Items::open(&root, &items_config)).await?;
+    let items = items.context("failed to open the items")?;
 
     let (link, unstarted, notices) = tracker_link::prepare(tracker_link::Deps {
         config: config.tracker.clone(),

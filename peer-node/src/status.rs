@@ -122,7 +122,10 @@ impl Sources {
             reason: "its catalog entry has not arrived yet".to_owned(),
             ..pb::TitleStatus::default()
         });
-        let known = known.iter().map(|title| self.title_status(title, items.get(&title.entry.item).copied(), now));
+        let known = known.iter().map(|title| match items.get(&title.entry.item) {
+            Some(snapshot) => self.title_status(title, Some(snapshot), now),
+            None => pb::TitleStatus { state: pb::TitleState::Waiting.into(), ..self.title_status(title, None, now) },
+        });
         known.chain(unknown).collect()
     }
 

@@ -11,8 +11,9 @@ use swarm_proto::pb::tracker::{HoldingChange, ItemHolding, Report, Stall, Traffi
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How long a report waits for others of its kind. Short enough that a plan made now knows the chunks of now.
-const RIPE_AFTER: Duration = Duration::from_millis(200);
+/// Between two batches of reports. The first goes at once and later ones coalesce; short enough that a plan made now
+/// knows the chunks of now.
+const BATCH_EVERY: Duration = Duration::from_millis(100);
 
 /// Items whose holding has changed; a Hello brings everything anyway.
 const MAX_HOLDINGS: usize = 100_000;
@@ -39,6 +40,8 @@ struct Shared {
 struct Waiting {
     /// When the oldest report came in; `None` when there is none.
     since: Option<Instant>,
+    /// When reports were taken last.
+    taken: Option<Instant>,
     holdings: BTreeMap<Vec<u8>, ItemHolding>,
     traffic: BTreeMap<(Vec<u8>, Vec<u8>), TrafficRow>,
     stalls: VecDeque<Stall>,
@@ -51,12 +54,12 @@ impl Outbox {
         self.0.filled.notify_one();
     }
 
-    /// Waits until there are reports that have waited long enough. Nothing is lost if the wait is given up.
+    /// Waits until there are reports and the last batch is long enough ago. Nothing is lost if the wait is given up.
     pub(super) async fn ripe(&self) {
         loop {
-            let since = self.waiting().since;
-            match since {
-                Some(since) => return tokio::time::sleep_until(since + RIPE_AFTER).await,
+            let due = self.waiting().due();
+            match due {
+                Some(due) => return tokio::time::sleep_until(due).await,
                 None => self.0.filled.notified().await,
             }
         }
@@ -64,7 +67,8 @@ impl Outbox {
 
     /// Everything there is to report.
     pub(super) fn take(&self) -> Vec<Report> {
-        let Waiting { holdings, traffic, stalls, .. } = std::mem::take(&mut *self.waiting());
+        let emptied = Waiting { taken: Some(Instant::now()), ..Waiting::default() };
+        let Waiting { holdings, traffic, stalls, .. } = std::mem::replace(&mut *self.waiting(), emptied);
         let holdings =
             holdings.into_values().map(|holding| report::Report::Holding(HoldingChange { holding: Some(holding) }));
         let stalls = stalls.into_iter().map(report::Report::Stall);
@@ -84,6 +88,11 @@ impl Outbox {
 }
 
 impl Waiting {
+    fn due(&self) -> Option<Instant> {
+        let since = self.since?;
+        Some(self.taken.map_or(since, |taken| since.max(taken + BATCH_EVERY)))
+    }
+
     fn add(&mut self, report: report::Report) {
         self.since.get_or_insert_with(Instant::now);
         match report {
@@ -191,11 +200,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn first_report_goes_at_once_and_later_ones_in_batches() {
+        let (outbox, began) = (Outbox::default(), Instant::now());
+        outbox.add(holding(1, 3));
+        outbox.ripe().await;
+        assert_eq!((outbox.take().len(), began.elapsed()), (1, Duration::ZERO));
+        outbox.add(holding(1, 4));
+        outbox.add(holding(1, 5));
+        outbox.ripe().await;
+        assert_eq!((outbox.take().len(), began.elapsed()), (1, BATCH_EVERY));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn wait_that_is_given_up_loses_nothing() {
         let outbox = Outbox::default();
+        outbox.take();
         outbox.add(holding(1, 3));
-        assert!(tokio::time::timeout(RIPE_AFTER / 2, outbox.ripe()).await.is_err());
-        assert!(tokio::time::timeout(RIPE_AFTER, outbox.ripe()).await.is_ok());
+        assert!(tokio::time::timeout(BATCH_EVERY / 2, outbox.ripe()).await.is_err());
+        assert!(tokio::time::timeout(BATCH_EVERY, outbox.ripe()).await.is_ok());
         assert_eq!(outbox.take().len(), 1);
     }
 }
