@@ -1,8 +1,10 @@
 //! Integration tests of peer-node: real sockets, real files, real processes.
 
-mod grants;
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod cli;
 mod fake_tracker;
+mod grants;
 mod items;
 mod making;
 mod play;

@@ -186,7 +186,7 @@ async fn plan_is_of_the_item_that_was_asked_for() {
     let (tracker, serving) = served(1);
     let device = device(&tracker, &serving.url()).await;
     until_up(&device, true).await;
-    let plan = device.link.assign_sources(ItemId::from_bytes([7; 32]), vec![0..3], true).await.unwrap();
+    let plan = device.link.assign_sources(ItemId::from_bytes([7; 32]), Vec::from([0..1, 2..3]), true).await.unwrap();
     assert_eq!((plan.item, plan.waiting.as_str()), (vec![7; 32], "no source holds it yet"));
 }
 
