@@ -25,7 +25,8 @@ use swarm_proto::manifest::{ChunkError, Manifest};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::cache::Cache;
-pub use self::disk::{Folder, SEALING_SUFFIX};
+pub use self::disk::Folder;
+pub(crate) use self::disk::allocate;
 use self::writer::Command;
 use crate::config;
 

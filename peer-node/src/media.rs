@@ -5,7 +5,7 @@
 //! file, only when the file cannot be read. Never guesses a codec.
 
 use std::fs::File;
-use std::io::{self, Cursor};
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -23,6 +23,10 @@ const MAX_MOOV_BYTES: u64 = 64 << 20;
 
 /// How many boxes at the top of an MP4 are looked at. A fragmented file has two for every few seconds.
 const MAX_TOP_BOXES: u32 = 100_000;
+
+/// How many reads the parser gets for an index: it reads numbers of one byte or more, some of them twice.
+const READS_PER_BYTE: u64 = 4;
+const READS_AT_LEAST: u64 = 1_024;
 
 /// The catalog's bound on codecs: a longer list is left out, as if unknown.
 const MAX_CODECS_BYTES: usize = 128;
@@ -130,10 +134,12 @@ fn top_box(file: &File, at: u64, len: u64) -> io::Result<Option<(BoxType, u64)>>
 
 /// What the index says.
 ///
-/// The parser is written for well-formed files; one that makes it panic is a file that nothing is known of.
+/// The parser is written for well-formed files; one that makes it panic, or read on for ever (a box of size zero
+/// inside another), is a file that nothing is known of.
 fn read_index(moov: &[u8]) -> Option<Mp4> {
     let parse = || {
-        let mut reader = Cursor::new(moov);
+        let mut reader =
+            Patient { inner: Cursor::new(moov), patience: READS_AT_LEAST + READS_PER_BYTE * moov.len() as u64 };
         let header = BoxHeader::read(&mut reader).ok()?;
         MoovBox::read_box(&mut reader, header.size).ok()
     };
@@ -160,6 +166,26 @@ fn read_index(moov: &[u8]) -> Option<Mp4> {
         mp4.codecs = codecs;
     }
     Some(mp4)
+}
+
+/// A reader that answers only so many reads.
+struct Patient<R> {
+    inner: R,
+    patience: u64,
+}
+
+impl<R: Read> Read for Patient<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let spent = || io::Error::other("the parser reads in circles");
+        self.patience = self.patience.checked_sub(1).ok_or_else(spent)?;
+        self.inner.read(buffer)
+    }
+}
+
+impl<R: Seek> Seek for Patient<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
+    }
 }
 
 /// The codec as RFC 6381 writes it, where it is known.
@@ -227,6 +253,21 @@ mod tests {
     fn one_byte_is_a_file() {
         let found = probed(b"x", "x");
         assert_eq!((found.kind, found.hint), (Kind::File, None));
+    }
+
+    #[test]
+    fn box_of_size_zero_inside_the_index_ends_the_search_and_not_the_program() {
+        let mut bytes = FASTSTART.to_vec();
+        let index = bytes.windows(4).position(|w| w == b"moov").expect("there is an index");
+        let header = bytes[index..].windows(4).position(|w| w == b"mvhd").expect("it begins with its header") + index;
+        // Any box but the first: the parser then jumps to where it already was.
+        let track = bytes[header..].windows(4).position(|w| w == b"trak").expect("there is a track") + header;
+        let inner = bytes[track..].windows(4).position(|w| w == b"mdia").expect("it has media") + track;
+        for at in [track, inner] {
+            bytes[at - 4..at].fill(0);
+            bytes[at..at + 4].copy_from_slice(b"zero");
+            assert_eq!(probed(&bytes, "film.mp4").media.mime, "video/mp4");
+        }
     }
 
     proptest! {

@@ -19,7 +19,7 @@ use swarm_proto::id::ItemId;
 use swarm_proto::manifest::{self, Manifest};
 
 /// What `publish` calls an item that it is still sealing: `<job>.sealing`.
-pub const SEALING_SUFFIX: &str = "sealing";
+const SEALING_SUFFIX: &str = "sealing";
 
 const ITEM_SUFFIX: &str = "item";
 const MANIFEST_SUFFIX: &str = "manifest";
@@ -218,7 +218,7 @@ impl Folder {
 }
 
 /// Gives the file its whole length, with room on disk where the file system can promise that.
-fn allocate(file: &File, len: u64) -> io::Result<()> {
+pub(crate) fn allocate(file: &File, len: u64) -> io::Result<()> {
     file.set_len(len)?;
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
         Err(Errno::OPNOTSUPP) => Ok(()),

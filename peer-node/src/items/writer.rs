@@ -71,7 +71,9 @@ pub(super) fn start(shared: Arc<Shared>, commands: mpsc::Receiver<Command>) -> i
     let folder = shared.folder.clone();
     std::thread::Builder::new().name("items-sealer".to_owned()).spawn(move || seal(&folder, &batches))?;
     let writer = Writer { shared, sealer, batch: Batch::default() };
-    std::thread::Builder::new().name("items-writer".to_owned()).spawn(move || runtime.block_on(writer.run(commands)))?;
+    std::thread::Builder::new()
+        .name("items-writer".to_owned())
+        .spawn(move || runtime.block_on(writer.run(commands)))?;
     Ok(())
 }
 
@@ -248,20 +250,23 @@ fn seal(folder: &Folder, batches: &sync_mpsc::Receiver<Sealing>) {
     while let Ok(sealing) = batches.recv() {
         match sealing {
             Sealing::Items(items) => seal_items(folder, &items),
-            Sealing::Barrier(done) => drop(done.send(())),
+            Sealing::Barrier(done) => {
+                if let Err(error) = folder.sync() {
+                    tracing::error!(%error, "the folder of items could not be made durable");
+                }
+                let _ = done.send(());
+            }
         }
     }
 }
 
-/// A failure costs durability, never truth: whatever is not on disk is found out when it is read.
+/// A failure costs durability, never truth: whatever is not on disk is found out when it is read. The folder itself is
+/// not waited for: until it is durable, the bitmap before this one stands, which promises less.
 fn seal_items(folder: &Folder, items: &[(ItemId, Arc<File>, Holding)]) {
     for (item, file, holding) in items {
         if let Err(error) = file.sync_data().and_then(|()| folder.write_bitmap(item, holding)) {
             tracing::error!(%item, %error, "what was written could not be made durable");
         }
-    }
-    if let Err(error) = folder.sync() {
-        tracing::error!(%error, "the folder of items could not be made durable");
     }
 }
 
