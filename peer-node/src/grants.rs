@@ -154,13 +154,13 @@ impl Grants {
         answer.await.map_err(|_| stopping())?
     }
 
-    /// Until when an item may be played ([`Utc::MAX`]: for ever), or why it may not.
+    /// Until when a viewing of an item may begin ([`Utc::MAX`]: for ever), or why none may begin now.
     pub fn playable(&self, item: &ItemId) -> Result<Utc, Failure> {
         let now = (self.shared.clock)();
         self.shared.read(|state| state.usable(now, item).map(|grant| state.end(grant)))
     }
 
-    /// Until when an item may be played, if it may be played now.
+    /// Until when a viewing of an item may begin, if one may begin now.
     pub fn playable_until(&self, item: &ItemId) -> Option<Utc> {
         self.playable(item).ok()
     }
@@ -212,7 +212,7 @@ impl Shared {
     /// The key of a grant, held against what the publisher committed to.
     fn unwrap(&self, grant: &Grant, commitment: &KeyCommitment) -> Result<Released, Failure> {
         let wrong = |why: &dyn fmt::Display| {
-            Failure::new(Exit::Integrity, "E-GRANT-01", "the key that was released does not fit this title")
+            Failure::new(Exit::Integrity, "E-RIGHTS-01", "the key that was released does not fit this title")
                 .why(why)
                 .hint("the film itself is not damaged; report this to whoever runs the keyserver")
         };
@@ -220,7 +220,8 @@ impl Shared {
             return Err(wrong(&"its licence is for another edition of the title"));
         }
         let aad = grant.licence.grant_aad(&grant.signed);
-        let secret = wrap::unwrap(&self.identity.hpke, Label::Grant, &aad, &grant.key).map_err(|error| wrong(&error))?;
+        let secret =
+            wrap::unwrap(&self.identity.hpke, Label::Grant, &aad, &grant.key).map_err(|error| wrong(&error))?;
         Released::decode(&secret, commitment).map_err(|error| wrong(&error))
     }
 }
@@ -252,14 +253,14 @@ impl State {
         best.ok_or_else(|| self.refusal(item, denied))
     }
 
-    /// When a grant ends if it is used from now on.
+    /// Until when a viewing under this grant may begin.
     fn end(&self, grant: &Grant) -> Utc {
         let licence = &grant.licence;
-        let watched = match (grant.first_play, licence.finish_within.bound()) {
-            (Some(first_play), Some(within)) if !licence.soft_finish => Some(first_play + within),
-            _ => None,
+        let rental = match grant.first_play {
+            Some(first_play) => licence.finish_within.bound().map(|within| first_play + within),
+            None => licence.start_by.bound(),
         };
-        let ends = [licence.not_after.bound(), licence.offline_until().bound(), watched];
+        let ends = [licence.not_after.bound(), licence.offline_until().bound(), rental];
         ends.into_iter().flatten().min().unwrap_or(Utc::MAX)
     }
 
@@ -310,7 +311,8 @@ impl State {
 
 /// The offer that is meant, or which ones there are.
 fn choose_offer<'a>(entry: &'a CatalogEntry, wanted: Option<&str>) -> Result<&'a Offer, Failure> {
-    let all = || entry.offers.iter().map(|offer| format!("{} ({})", offer.id, offer.price)).collect::<Vec<_>>().join(", ");
+    let all =
+        || entry.offers.iter().map(|offer| format!("{} ({})", offer.id, offer.price)).collect::<Vec<_>>().join(", ");
     if entry.withdrawn || entry.offers.is_empty() {
         return Err(Failure::new(Exit::NotFound, "E-PAY-02", format!("\"{}\" is not for sale", entry.name)));
     }

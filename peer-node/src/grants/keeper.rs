@@ -193,7 +193,8 @@ impl Keeper {
     /// True when something is still expected.
     async fn go_round(&mut self) -> Result<bool, Failure> {
         let session = self.session().await?;
-        let open: Vec<Bytes> = self.orders.iter().filter(|(_, order)| order.is_open()).map(|(key, _)| key.clone()).collect();
+        let open: Vec<Bytes> =
+            self.orders.iter().filter(|(_, order)| order.is_open()).map(|(key, _)| key.clone()).collect();
         for key in open {
             if let Err(failure) = self.advance(&session, &key).await {
                 if self.is_away(&failure) {
@@ -285,7 +286,13 @@ impl Keeper {
     }
 
     /// Pays with a pass. A code that the keyserver refuses is forgotten at once.
-    async fn pay(&mut self, session: &Session, order: &mut Order, id: OrderId, pass: &Wrapped) -> Result<pb::Order, Failure> {
+    async fn pay(
+        &mut self,
+        session: &Session,
+        order: &mut Order,
+        id: OrderId,
+        pass: &Wrapped,
+    ) -> Result<pb::Order, Failure> {
         let code = wrap::unwrap(&self.deps.identity.hpke, Label::JobKey, PASS_AAD, pass).ok();
         let code = code.and_then(|code| String::from_utf8(code.to_vec()).ok()).map(Zeroizing::new);
         let Some(code) = code else {
@@ -294,7 +301,8 @@ impl Keeper {
             return Err(Failure::new(Exit::Failed, "E-PAY-06", "the pass code that was kept cannot be read any more")
                 .hint("type the code again: peer-node pay TITLE --pass CODE"));
         };
-        let request = self.signed_call(session, pb::PayWithPassRequest { order: id.to_vec(), code: code.to_string() })?;
+        let request =
+            self.signed_call(session, pb::PayWithPassRequest { order: id.to_vec(), code: code.to_string() })?;
         let paid = session.call(session.shop().pay_with_pass(request)).await;
         if let Err(failure) = &paid
             && failure.exit != Exit::Unreachable
@@ -549,7 +557,7 @@ impl Keeper {
     /// A request that proves this device and its account.
     fn signed_call<T>(&self, session: &Session, message: T) -> Result<tonic::Request<T>, Failure> {
         let enrolled = self.deps.members.borrow().clone().ok_or_else(|| {
-            Failure::new(Exit::NotAllowed, "E-ENROL-01", "this device does not belong to an account yet")
+            Failure::new(Exit::NotAllowed, "E-RIGHTS-03", "this device does not belong to an account yet")
                 .hint("enrol it: peer-node enrol CODE")
         })?;
         let membership: MetadataValue<Ascii> = enrolled.signed.to_text().parse().expect("base64url fits in metadata");
@@ -565,7 +573,10 @@ impl Session {
         ShopClient::new(self.channel.clone())
     }
 
-    async fn call<T>(&self, asked: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>) -> Result<T, Failure> {
+    async fn call<T>(
+        &self,
+        asked: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T, Failure> {
         within(&self.url, asked).await
     }
 }
@@ -595,7 +606,10 @@ async fn pinned(store: &dyn Store, configured: &str) -> anyhow::Result<Option<Se
         return Ok(Some(id));
     }
     let stored = store.get(&Key::Keyserver.bytes()).await?;
-    stored.map(|stored| ServerId::try_from(stored.value.as_ref())).transpose().context("failed to read the known keyserver")
+    stored
+        .map(|stored| ServerId::try_from(stored.value.as_ref()))
+        .transpose()
+        .context("failed to read the known keyserver")
 }
 
 async fn scan(store: &dyn Store, prefix: &[u8]) -> anyhow::Result<Vec<(Bytes, Bytes)>> {
@@ -616,7 +630,7 @@ fn stranger(url: &str) -> Failure {
 }
 
 fn bad_grant(error: &anyhow::Error) -> Failure {
-    Failure::new(Exit::Integrity, "E-GRANT-02", "the keyserver sent a grant that cannot be used")
+    Failure::new(Exit::Integrity, "E-RIGHTS-02", "the keyserver sent a grant that cannot be used")
         .why(format!("{error:#}"))
         .hint("report this to whoever runs the keyserver")
 }

@@ -1,0 +1,499 @@
+//! Purchases against a keyserver that loses answers, goes away and comes back.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+
+use daemon::Shutdown;
+use daemon::exit::Exit;
+use daemon::store::{Memory, Store};
+use peer_node::grants::{Deps, Grants, OUTSIDE_WINDOW, Purchase, PurchaseState};
+use peer_node::identity::{Enrolled, Identity};
+use peer_node::{clock, config};
+use rand::rand_core::UnwrapErr;
+use rand::rngs::SysRng;
+use swarm_proto::catalog::{CatalogEntry, Kind, Media};
+use swarm_proto::code::PassCode;
+use swarm_proto::id::{AccountId, OrderId, PublisherId, ServerId, TitleId};
+use swarm_proto::licence::{Licence, Subject};
+use swarm_proto::limit::Limit;
+use swarm_proto::membership::{DeviceKind, Membership};
+use swarm_proto::pb::keyserver as pb;
+use swarm_proto::pb::keyserver::OrderState;
+use swarm_proto::pb::keyserver::deposits_server::{Deposits, DepositsServer};
+use swarm_proto::pb::keyserver::shop_server::{Shop, ShopServer};
+use swarm_proto::seal::Released;
+use swarm_proto::signed::{Signed, SigningKey};
+use swarm_proto::time::{Now, Utc};
+use swarm_proto::wrap::{self, HpkePublic, HpkeSecret, Label};
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+use crate::making::{self, Made};
+
+/// How long a test waits for what has to happen.
+const SOON: Duration = Duration::from_secs(20);
+
+/// A keyserver with one item, in memory. It keeps its orders while it is away.
+struct Keyserver {
+    signing: SigningKey,
+    made: Made,
+    offers: Vec<swarm_proto::catalog::Offer>,
+    device: (swarm_proto::id::DeviceId, HpkePublic),
+    orders: Mutex<BTreeMap<String, pb::Order>>,
+    /// The next answer of this call is lost after the work is done.
+    loses: Mutex<Option<&'static str>>,
+    wrong_key: AtomicBool,
+    utc_ms: AtomicU64,
+}
+
+impl Keyserver {
+    fn lost(&self, call: &'static str) -> Result<(), Status> {
+        let mut loses = self.loses.lock().expect("unpoisoned");
+        match *loses == Some(call) {
+            true => {
+                *loses = None;
+                Err(Status::unavailable("the answer is lost"))
+            }
+            false => Ok(()),
+        }
+    }
+
+    fn with_order<T>(&self, id: &[u8], change: impl FnOnce(&mut pb::Order) -> T) -> Result<T, Status> {
+        let mut orders = self.orders.lock().expect("unpoisoned");
+        orders
+            .values_mut()
+            .find(|order| order.order == id)
+            .map(change)
+            .ok_or_else(|| Status::not_found("no such order"))
+    }
+
+    fn n_orders(&self) -> usize {
+        self.orders.lock().expect("unpoisoned").len()
+    }
+
+    /// A till has taken the money.
+    fn cash(&self) {
+        self.orders.lock().expect("unpoisoned").values_mut().for_each(|order| order.set_state(OrderState::Paid));
+    }
+
+    fn utc(&self) -> Utc {
+        Utc::from_millis(self.utc_ms.load(Ordering::SeqCst))
+    }
+}
+
+#[derive(Clone)]
+struct Service(Arc<Keyserver>);
+
+#[tonic::async_trait]
+impl Deposits for Service {
+    async fn get_keyserver(&self, _: Request<pb::GetKeyserverRequest>) -> Result<Response<pb::KeyserverInfo>, Status> {
+        let server = self.0.signing.public().to_vec();
+        Ok(Response::new(pb::KeyserverInfo { server, hpke_public: vec![9; 32], utc_ms: self.0.utc().as_millis() }))
+    }
+
+    async fn deposit_key(&self, _: Request<pb::DepositKeyRequest>) -> Result<Response<pb::DepositKeyResponse>, Status> {
+        Err(Status::unimplemented("not asked for here"))
+    }
+}
+
+#[tonic::async_trait]
+impl Shop for Service {
+    async fn get_offers(&self, _: Request<pb::GetOffersRequest>) -> Result<Response<pb::GetOffersResponse>, Status> {
+        Err(Status::unimplemented("not asked for here"))
+    }
+
+    async fn create_order(&self, request: Request<pb::CreateOrderRequest>) -> Result<Response<pb::Order>, Status> {
+        for proof in ["reelswarm-call", "reelswarm-membership"] {
+            assert!(request.metadata().contains_key(proof), "{proof} is missing");
+        }
+        let request = request.into_inner();
+        let order = {
+            let mut orders = self.0.orders.lock().expect("unpoisoned");
+            let id = OrderId::generate(&mut UnwrapErr(SysRng));
+            let order = orders.entry(request.idempotency_key).or_insert_with(|| pb::Order {
+                order: id.to_vec(),
+                item: request.item,
+                offer: request.offer,
+                state: OrderState::Pending.into(),
+                ..pb::Order::default()
+            });
+            order.clone()
+        };
+        self.0.lost("create")?;
+        Ok(Response::new(order))
+    }
+
+    async fn get_order(&self, request: Request<pb::GetOrderRequest>) -> Result<Response<pb::Order>, Status> {
+        Ok(Response::new(self.0.with_order(&request.into_inner().order, |order| order.clone())?))
+    }
+
+    async fn list_orders(&self, _: Request<pb::ListOrdersRequest>) -> Result<Response<pb::ListOrdersResponse>, Status> {
+        Err(Status::unimplemented("not asked for here"))
+    }
+
+    async fn pay_with_pass(&self, request: Request<pb::PayWithPassRequest>) -> Result<Response<pb::Order>, Status> {
+        let request = request.into_inner();
+        if request.code != pass() {
+            return Err(Status::permission_denied("no such pass"));
+        }
+        let order = self.0.with_order(&request.order, |order| {
+            order.set_state(OrderState::Paid);
+            order.clone()
+        })?;
+        self.0.lost("pay")?;
+        Ok(Response::new(order))
+    }
+
+    async fn get_pass(&self, _: Request<pb::GetPassRequest>) -> Result<Response<pb::Pass>, Status> {
+        Err(Status::unimplemented("not asked for here"))
+    }
+
+    async fn request_grant(&self, request: Request<pb::RequestGrantRequest>) -> Result<Response<pb::Grant>, Status> {
+        let server = &self.0;
+        let (id, offer) = server.with_order(&request.into_inner().order, |order| {
+            order.set_state(OrderState::Granted);
+            (order.order.clone(), order.offer.clone())
+        })?;
+        let policy = &server.offers.iter().find(|known| known.id.as_str() == offer).expect("an offer").policy;
+        let subject = Subject {
+            order: id.as_slice().try_into().expect("16 bytes"),
+            device: server.device.0,
+            item: server.made.manifest.item(),
+            commitment: server.made.key.commitment(),
+            spans: 0..server.made.manifest.geometry().n_spans(),
+        };
+        let licence = Licence::new(1, subject, policy, server.utc(), server.utc());
+        let signed = Signed::sign(&server.signing, &licence).expect("a licence");
+        let mut secret = Released::Whole(server.made.key.clone()).encode();
+        if server.wrong_key.load(Ordering::SeqCst) {
+            secret[5] ^= 1;
+        }
+        let aad = licence.grant_aad(&signed);
+        let key = wrap::wrap(&mut UnwrapErr(SysRng), &server.device.1, Label::Grant, &aad, &secret).expect("wrapped");
+        server.lost("grant")?;
+        Ok(Response::new(pb::Grant {
+            licence: Some((&signed).into()),
+            key: Some(key.into()),
+            utc_ms: server.utc().as_millis(),
+        }))
+    }
+}
+
+/// A box with its keyserver, which can be switched off and on at one address.
+struct Home {
+    server: Arc<Keyserver>,
+    address: SocketAddr,
+    running: Option<tokio::task::JoinHandle<()>>,
+    identity: Arc<Identity>,
+    store: Arc<dyn Store>,
+    shutdown: Shutdown,
+    config: config::Keyserver,
+}
+
+/// The code of the only pass there is.
+fn pass() -> String {
+    static PASS: LazyLock<PassCode> = LazyLock::new(|| PassCode::generate(&mut UnwrapErr(SysRng)));
+    PASS.reveal().to_string()
+}
+
+impl Home {
+    async fn new() -> Home {
+        let identity = Identity::of_keys(
+            SigningKey::from_bytes(&[3; 32]).expect("32 bytes"),
+            HpkeSecret::from_bytes(&[4; 32]).expect("32 bytes"),
+        )
+        .expect("an identity");
+        let server = Arc::new(Keyserver {
+            signing: SigningKey::from_bytes(&[5; 32]).expect("32 bytes"),
+            made: making::item(10_000, 1),
+            offers: ["buy:9.99EUR", "rent:2.99EUR:48h"]
+                .map(|text| peer_node::publish::parse_offer(text).expect("an offer"))
+                .to_vec(),
+            device: (identity.device, identity.hpke.public()),
+            orders: Mutex::default(),
+            loses: Mutex::default(),
+            wrong_key: AtomicBool::new(false),
+            utc_ms: AtomicU64::new(clock::utc().as_millis()),
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        drop(listener);
+        let config =
+            config::Keyserver { retry_max: daemon::units::Duration::from_secs(1), ..config::Keyserver::default() };
+        let identity = Arc::new(identity);
+        let store: Arc<dyn Store> = Arc::new(Memory::default());
+        Home { server, address, running: None, identity, store, shutdown: Shutdown::manual(), config }
+    }
+
+    async fn open_shop(&mut self) {
+        let listener = tokio::net::TcpListener::bind(self.address).await.expect("the port is free");
+        let service = Service(self.server.clone());
+        self.running = Some(tokio::spawn(async move {
+            let router = tonic::transport::Server::builder()
+                .add_service(DepositsServer::new(service.clone()))
+                .add_service(ShopServer::new(service));
+            router.serve_with_incoming(TcpListenerStream::new(listener)).await.expect("served");
+        }));
+    }
+
+    async fn close_shop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.abort();
+            drop(running.await);
+        }
+    }
+
+    /// The box starts; what ran before has ended.
+    async fn start(&mut self) -> Grants {
+        self.start_at(clock::now).await
+    }
+
+    async fn start_at(&mut self, clock: fn() -> Now) -> Grants {
+        self.shutdown.trigger(Exit::Done);
+        self.shutdown.drain().await;
+        self.shutdown = Shutdown::manual();
+        let (_, members) = watch::channel(Some(Arc::new(self.enrolled())));
+        let (_, keyserver_url) = watch::channel(Some(format!("http://{}", self.address)));
+        let deps = Deps {
+            config: self.config.clone(),
+            identity: self.identity.clone(),
+            members,
+            store: self.store.clone(),
+            keyserver_url,
+            clock,
+            shutdown: self.shutdown.clone(),
+        };
+        Grants::start(deps).await.expect("started")
+    }
+
+    fn enrolled(&self) -> Enrolled {
+        let tracker = SigningKey::from_bytes(&[6; 32]).expect("32 bytes");
+        let membership = Membership {
+            device: self.identity.device,
+            account: AccountId::from([1; 16]),
+            site: "north".parse().expect("a site"),
+            kind: DeviceKind::Box,
+            hpke: self.identity.hpke.public(),
+            issued: Utc::from_secs(1),
+            expires: Utc::MAX,
+            serial: 1,
+        };
+        let signed = Signed::sign(&tracker, &membership).expect("a membership");
+        let swarm_key = zeroize::Zeroizing::new([0; 32]);
+        Enrolled { membership, signed, swarm_key, tracker: tracker.server_id(), tracker_url: String::new() }
+    }
+
+    fn entry(&self) -> CatalogEntry {
+        let made = &self.server.made;
+        CatalogEntry {
+            title: TitleId::from([1; 16]),
+            version: 1,
+            publisher: PublisherId::from([2; 32]),
+            item: made.manifest.item(),
+            geometry: *made.manifest.geometry(),
+            commitment: made.key.commitment(),
+            name: "Noise".to_owned(),
+            description: String::new(),
+            kind: Kind::File,
+            media: Media {
+                mime: "a/b".to_owned(),
+                duration: None,
+                codecs: String::new(),
+                picture: None,
+                bit_rate: None,
+            },
+            artwork: None,
+            rating_age: 0,
+            regions: Vec::new(),
+            released: Utc::from_secs(1),
+            expires: Limit::Unlimited,
+            offers: self.server.offers.clone(),
+            withdrawn: false,
+        }
+    }
+
+    async fn buy(&self, grants: &Grants, offer: &str, code: Option<&str>) -> Purchase {
+        grants.buy(&self.entry(), Some(offer), code).await.expect("bought")
+    }
+
+    /// Waits until the item may be played.
+    async fn playable(&self, grants: &Grants) -> Utc {
+        let item = self.server.made.manifest.item();
+        let until = async {
+            loop {
+                match grants.playable(&item) {
+                    Ok(until) => return until,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        };
+        tokio::time::timeout(SOON, until).await.expect("the key arrives soon")
+    }
+
+    async fn opens(&self, grants: &Grants) {
+        let made = &self.server.made;
+        let opener =
+            grants.open(made.manifest.item(), *made.manifest.geometry(), made.key.commitment()).await.expect("opens");
+        let mut sealed = made.sealed.to_vec();
+        let first = made.manifest.geometry().segment(0).expect("there");
+        assert!(*opener.open_segment(first, &mut sealed).expect("genuine") == *made.clear);
+    }
+}
+
+#[tokio::test]
+async fn pass_opens_a_title_at_once() {
+    let mut home = Home::new().await;
+    home.open_shop().await;
+    let grants = home.start().await;
+    let item = home.server.made.manifest.item();
+    assert_eq!(grants.playable(&item).expect_err("unpaid").exit, Exit::Payment);
+    let bought = home.buy(&grants, "buy", Some(&pass())).await;
+    assert_eq!(bought.state, PurchaseState::Granted);
+    assert_eq!(grants.playable(&item).expect("paid"), Utc::MAX);
+    home.opens(&grants).await;
+}
+
+#[tokio::test]
+async fn five_clicks_are_one_order() {
+    let mut home = Home::new().await;
+    home.open_shop().await;
+    let grants = home.start().await;
+    let clicks = futures::future::join_all((0..5).map(|_| home.buy(&grants, "buy", None))).await;
+    assert!(clicks.iter().all(|click| *click == clicks[0] && click.state == PurchaseState::Pending));
+    assert_eq!(home.server.n_orders(), 1);
+    home.buy(&grants, "buy", Some(&pass())).await;
+    home.buy(&grants, "buy", Some(&pass())).await;
+    assert_eq!(home.server.n_orders(), 1, "what is bought is not bought again");
+}
+
+#[tokio::test]
+async fn lost_answers_do_not_buy_twice() {
+    for call in ["create", "pay", "grant"] {
+        let mut home = Home::new().await;
+        home.open_shop().await;
+        let grants = home.start().await;
+        *home.server.loses.lock().expect("unpoisoned") = Some(call);
+        home.buy(&grants, "buy", Some(&pass())).await;
+        home.playable(&grants).await;
+        assert_eq!(home.server.n_orders(), 1, "{call}");
+    }
+}
+
+#[tokio::test]
+async fn order_made_without_a_keyserver_is_placed_and_paid_when_it_comes() {
+    let mut home = Home::new().await;
+    let grants = home.start().await;
+    let bought = home.buy(&grants, "buy", Some(&pass())).await;
+    assert_eq!(bought, Purchase { order: None, state: PurchaseState::Waiting });
+    assert!(!grants.link().borrow().up);
+    let grants = home.start().await;
+    home.open_shop().await;
+    home.playable(&grants).await;
+    assert!(grants.link().borrow().up);
+}
+
+#[tokio::test]
+async fn order_paid_at_a_till_clears_by_itself() {
+    let mut home = Home::new().await;
+    home.open_shop().await;
+    let grants = home.start().await;
+    assert_eq!(home.buy(&grants, "buy", None).await.state, PurchaseState::Pending);
+    home.close_shop().await;
+    home.server.cash();
+    home.open_shop().await;
+    home.playable(&grants).await;
+    home.opens(&grants).await;
+}
+
+#[tokio::test]
+async fn grants_survive_a_restart_without_a_keyserver() {
+    let mut home = Home::new().await;
+    home.open_shop().await;
+    let grants = home.start().await;
+    home.buy(&grants, "buy", Some(&pass())).await;
+    home.close_shop().await;
+    let grants = home.start().await;
+    home.opens(&grants).await;
+}
+
+#[tokio::test]
+async fn wrong_code_is_refused_and_the_order_waits_for_a_right_one() {
+    let mut home = Home::new().await;
+    home.open_shop().await;
+    let grants = home.start().await;
+    let typo = grants.buy(&home.entry(), Some("buy"), Some("not a code")).await.expect_err("no code");
+    assert_eq!(typo.exit, Exit::Usage);
+    assert_eq!(home.server.n_orders(), 0);
+    let other = PassCode::generate(&mut UnwrapErr(SysRng)).reveal().to_string();
+    let refused = grants.buy(&home.entry(), Some("buy"), Some(&other)).await.expect_err("no such pass");
+    assert_eq!(refused.exit, Exit::NotAllowed);
+    assert_eq!(home.buy(&grants, "buy", Some(&pass())).await.state, PurchaseState::Granted);
+    assert_eq!(home.server.n_orders(), 1);
+}
+
+#[tokio::test]
+async fn offer_has_to_be_named_when_there_are_several() {
+    let mut home = Home::new().await;
+    let grants = home.start().await;
+    let unclear = grants.buy(&home.entry(), None, None).await.expect_err("which");
+    assert!(unclear.why.expect("why").contains("rent"));
+    assert_eq!(grants.buy(&home.entry(), Some("gift"), None).await.expect_err("none").exit, Exit::NotFound);
+}
+
+#[tokio::test]
+async fn key_that_the_publisher_did_not_commit_to_is_not_accepted() {
+    let mut home = Home::new().await;
+    home.open_shop().await;
+    home.server.wrong_key.store(true, Ordering::SeqCst);
+    let grants = home.start().await;
+    let failure = grants.buy(&home.entry(), Some("buy"), Some(&pass())).await.expect_err("a wrong key");
+    assert_eq!(failure.exit, Exit::Integrity);
+    assert!(grants.playable_until(&home.server.made.manifest.item()).is_none());
+    home.server.wrong_key.store(false, Ordering::SeqCst);
+    home.playable(&grants).await;
+}
+
+#[tokio::test]
+async fn other_keyserver_at_the_same_address_is_not_believed() {
+    let mut home = Home::new().await;
+    home.config.id = ServerId::from([8; 32]).to_string();
+    home.open_shop().await;
+    let grants = home.start().await;
+    let failure = grants.buy(&home.entry(), Some("buy"), Some(&pass())).await.expect_err("a stranger");
+    assert!(failure.hint.expect("hint").contains("keyserver.id"));
+    assert_eq!(home.server.n_orders(), 0);
+}
+
+#[tokio::test]
+async fn rental_ends_and_no_wall_clock_brings_it_back() {
+    let mut home = Home::new().await;
+    home.open_shop().await;
+    let grants = home.start().await;
+    home.buy(&grants, "rent", Some(&pass())).await;
+    home.opens(&grants).await;
+    let item = home.server.made.manifest.item();
+    assert!(grants.may_go_on(&item).is_ok());
+    home.server.utc_ms.fetch_add(Duration::from_secs(49 * 3_600).as_millis() as u64, Ordering::SeqCst);
+    let grants = home.start().await;
+    let failure = tokio::time::timeout(SOON, async {
+        loop {
+            match grants.playable(&item) {
+                Ok(_) => tokio::task::yield_now().await,
+                Err(failure) => return failure,
+            }
+        }
+    });
+    let failure = failure.await.expect("the keyserver tells the time soon");
+    assert_eq!((failure.exit, failure.code.as_ref()), (Exit::Payment, OUTSIDE_WINDOW));
+    home.close_shop().await;
+    let grants = home.start_at(|| Now::new(clock::now().mono, Utc::from_secs(1))).await;
+    assert!(grants.playable(&item).is_err(), "the latest known time is kept");
+    home.open_shop().await;
+    let again = home.buy(&grants, "rent", Some(&pass())).await;
+    assert_eq!(again.state, PurchaseState::Granted);
+    assert_eq!(home.server.n_orders(), 2, "a rental that is over is bought anew");
+}
