@@ -15,6 +15,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -42,6 +43,9 @@ use crate::media;
 
 const SIGNING_KEY: &str = "signing.key";
 const HPKE_KEY: &str = "hpke.key";
+
+/// How long a server may take for one answer: a deposit or an announcement is one durable write there.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// How much of a file is hashed between two looks at whether to stop.
 const HASH_STEP: usize = 1 << 20;
@@ -80,7 +84,8 @@ impl Publisher {
     pub fn open_or_create(data: &Path) -> anyhow::Result<Publisher> {
         let folder = Workshop::folder(data)?;
         let key = |name| secrets::read_or_create_key(&folder.join(name));
-        Publisher::of_keys(key(SIGNING_KEY)?.as_slice(), key(HPKE_KEY)?.as_slice()).context("a publisher key is damaged")
+        Publisher::of_keys(key(SIGNING_KEY)?.as_slice(), key(HPKE_KEY)?.as_slice())
+            .context("a publisher key is damaged")
     }
 
     /// A publisher of these two secrets, 32 bytes each.
@@ -231,7 +236,7 @@ pub async fn run(
         }
     };
     let entry = signed.verify(&publisher.id()).map_err(|error| {
-        Failure::new(Exit::NotAllowed, "E-PUBLISH-10", "publishing this file was begun with another publisher key")
+        Failure::new(Exit::NotAllowed, "E-SEAL-10", "publishing this file was begun with another publisher key")
             .why(error)
             .hint("use the key it was begun with, or remove the folder publisher/jobs of the data folder")
     })?;
@@ -263,18 +268,18 @@ pub async fn deposit(
     entry: &Signed<CatalogEntry>,
     key: &ContentKey,
 ) -> Result<(), Failure> {
-    let about = entry.verify(&entry.signer()).map_err(|error| {
-        Failure::new(Exit::Integrity, "E-PUBLISH-11", "the signed entry is damaged").why(error)
-    })?;
+    let about = entry
+        .verify(&entry.signer())
+        .map_err(|error| Failure::new(Exit::Integrity, "E-SEAL-11", "the signed entry is damaged").why(error))?;
     let mut keyserver = keyserver_pb::deposits_client::DepositsClient::new(channel);
-    let refused = |status: tonic::Status| refused(url, &status, &about.publisher);
-    let info = keyserver.get_keyserver(keyserver_pb::GetKeyserverRequest {}).await.map_err(refused)?.into_inner();
+    let info = keyserver.get_keyserver(keyserver_pb::GetKeyserverRequest {});
+    let info = answered(url, &about.publisher, info).await?;
     let to = HpkePublic::try_from(info.hpke_public.as_slice()).map_err(|error| no_keyserver(url).why(error))?;
     let aad = wrap::deposit_aad(&about.item, &about.commitment);
     let wrapped = wrap::wrap(&mut UnwrapErr(SysRng), &to, Label::Deposit, &aad, key.expose());
     let wrapped = wrapped.map_err(|error| no_keyserver(url).why(error))?;
     let request = keyserver_pb::DepositKeyRequest { entry: Some(entry.into()), key: Some(wrapped.into()) };
-    keyserver.deposit_key(request).await.map_err(refused)?;
+    answered(url, &about.publisher, keyserver.deposit_key(request)).await?;
     Ok(())
 }
 
@@ -282,7 +287,7 @@ pub async fn deposit(
 pub async fn announce(url: &str, channel: Channel, entry: &Signed<CatalogEntry>) -> Result<(), Failure> {
     let mut catalog = tracker_pb::catalog_client::CatalogClient::new(channel);
     let request = tracker_pb::PublishRequest { entry: Some(entry.into()) };
-    catalog.publish(request).await.map_err(|status| refused(url, &status, &entry.signer()))?;
+    answered(url, &entry.signer(), catalog.publish(request)).await?;
     Ok(())
 }
 
@@ -300,12 +305,12 @@ struct Source {
 impl Source {
     fn open(path: &Path) -> Result<Source, Failure> {
         let shown = path.display();
-        let usage = |what: String| Failure::new(Exit::Usage, "E-PUBLISH-01", what);
+        let usage = |what: String| Failure::new(Exit::Usage, "E-SEAL-01", what);
         let cannot = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => Failure::new(Exit::NotFound, "E-PUBLISH-02", format!("there is no file {shown}"))
+            io::ErrorKind::NotFound => Failure::new(Exit::NotFound, "E-SEAL-02", format!("there is no file {shown}"))
                 .hint("check the path; it is taken from the folder that this command runs in"),
             io::ErrorKind::PermissionDenied => {
-                Failure::new(Exit::NotAllowed, "E-PUBLISH-03", format!("{shown} may not be read"))
+                Failure::new(Exit::NotAllowed, "E-SEAL-03", format!("{shown} may not be read"))
                     .why(&error)
                     .hint(format!("make it readable: chmod u+r {shown}"))
             }
@@ -313,7 +318,8 @@ impl Source {
         };
         let metadata = fs::metadata(path).map_err(cannot)?;
         if metadata.is_dir() {
-            return Err(usage(format!("{shown} is a folder")).hint("publish files one by one, or pack the folder into one file"));
+            return Err(usage(format!("{shown} is a folder"))
+                .hint("publish files one by one, or pack the folder into one file"));
         }
         if !metadata.is_file() {
             return Err(usage(format!("{shown} is not an ordinary file")).hint("copy its contents into a file first"));
@@ -338,7 +344,9 @@ impl Source {
         let opened = Fingerprint::of(&self.file.metadata().map_err(gone)?);
         let named = Fingerprint::of(&fs::metadata(&self.path).map_err(gone)?);
         match () {
-            () if opened.len > self.fingerprint.len => Err(changed(&self.path, "it is still being written to: it grew")),
+            () if opened.len > self.fingerprint.len => {
+                Err(changed(&self.path, "it is still being written to: it grew"))
+            }
             () if opened.len < self.fingerprint.len => Err(changed(&self.path, "it became shorter")),
             () if opened != self.fingerprint => Err(changed(&self.path, "it was written to")),
             () if named != self.fingerprint => Err(changed(&self.path, "another file was put in its place")),
@@ -365,7 +373,7 @@ impl Source {
 /// The entry with everything but what sealing will tell; checked, so that a wrong field costs no time.
 fn draft(request: &Request, source: &Source, publisher: &Publisher) -> Result<CatalogEntry, Failure> {
     if request.offers.is_empty() {
-        return Err(Failure::new(Exit::Usage, "E-PUBLISH-04", "a title needs at least one --offer")
+        return Err(Failure::new(Exit::Usage, "E-SEAL-04", "a title needs at least one --offer")
             .hint("for example --offer rent:2.99EUR:48h or --offer buy:9.99EUR"));
     }
     let draft = CatalogEntry {
@@ -392,9 +400,8 @@ fn draft(request: &Request, source: &Source, publisher: &Publisher) -> Result<Ca
 }
 
 fn sign(publisher: &Publisher, entry: &CatalogEntry) -> Result<Signed<CatalogEntry>, Failure> {
-    Signed::sign(&publisher.signing, entry).map_err(|invalid| {
-        Failure::new(Exit::Usage, "E-PUBLISH-05", "the catalog would refuse this title").why(invalid)
-    })
+    Signed::sign(&publisher.signing, entry)
+        .map_err(|invalid| Failure::new(Exit::Usage, "E-SEAL-05", "the catalog would refuse this title").why(invalid))
 }
 
 fn read_poster(path: &Path) -> Result<Artwork, Failure> {
@@ -403,7 +410,8 @@ fn read_poster(path: &Path) -> Result<Artwork, Failure> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(cannot)?;
     file.take(MAX_ARTWORK_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(cannot)?;
-    let unfit = |what: String| Failure::new(Exit::Usage, "E-PUBLISH-06", what).hint("use a JPEG, PNG or WebP of at most 32 KiB");
+    let unfit =
+        |what: String| Failure::new(Exit::Usage, "E-SEAL-06", what).hint("use a JPEG, PNG or WebP of at most 32 KiB");
     if bytes.len() > MAX_ARTWORK_BYTES {
         return Err(unfit(format!("the poster {shown} is too large")));
     }
@@ -418,7 +426,8 @@ fn read_poster(path: &Path) -> Result<Artwork, Failure> {
 
 /// A publication of the same file: the same to the file system, or, among those of the same length, the same bytes.
 async fn find_published(workshop: &Workshop, source: &Source, watcher: &Watcher) -> Result<Option<Published>, Failure> {
-    let published: Vec<_> = workshop.published()?.into_iter().filter(|record| record.fingerprint.len == source.fingerprint.len).collect();
+    let published: Vec<_> =
+        workshop.published()?.into_iter().filter(|record| record.fingerprint.len == source.fingerprint.len).collect();
     let same = match published.iter().find(|record| record.fingerprint == source.fingerprint) {
         Some(same) => Some(same),
         None if published.is_empty() => None,
@@ -446,14 +455,19 @@ fn new_job(source: &Source, publisher: &Publisher) -> Result<Job, Failure> {
     let (title, commitment) = (TitleId::generate(&mut UnwrapErr(SysRng)), key.commitment());
     let aad = key_aad(&title, &commitment);
     let wrapped = wrap::wrap(&mut UnwrapErr(SysRng), &publisher.hpke.public(), Label::JobKey, &aad, key.expose());
-    let wrapped = wrapped.map_err(|error| Failure::new(Exit::Failed, "E-PUBLISH-07", "the key could not be kept").why(error))?;
+    let wrapped =
+        wrapped.map_err(|error| Failure::new(Exit::Failed, "E-SEAL-07", "the key could not be kept").why(error))?;
     Ok(Job::new(source.path.clone(), source.fingerprint, title, commitment, wrapped))
 }
 
 fn unwrap_key(job: &Job, publisher: &Publisher) -> Result<ContentKey, Failure> {
     let unusable = || {
-        Failure::new(Exit::NotAllowed, "E-PUBLISH-08", "the key that publishing this file was begun with cannot be unwrapped")
-            .hint("use the publisher keys it was begun with, or remove the folder publisher/jobs of the data folder")
+        Failure::new(
+            Exit::NotAllowed,
+            "E-SEAL-08",
+            "the key that publishing this file was begun with cannot be unwrapped",
+        )
+        .hint("use the publisher keys it was begun with, or remove the folder publisher/jobs of the data folder")
     };
     let secret = wrap::unwrap(&publisher.hpke, Label::JobKey, &key_aad(&job.title, &job.commitment), &job.key);
     let key = ContentKey::from_bytes(&secret.map_err(|error| unusable().why(error))?);
@@ -465,13 +479,19 @@ fn key_aad(title: &TitleId, commitment: &KeyCommitment) -> Vec<u8> {
 }
 
 /// Makes the sealed file an item, unless a run before this one has.
-fn complete(workshop: &Workshop, folder: &Folder, job: &Job, sealed: &Sealed, geometry: Geometry) -> Result<(), Failure> {
+fn complete(
+    workshop: &Workshop,
+    folder: &Folder,
+    job: &Job,
+    sealed: &Sealed,
+    geometry: Geometry,
+) -> Result<(), Failure> {
     if !folder.has(&sealed.item) {
         let manifest = pipeline::manifest_of_log(&workshop.log_path(job), geometry)
             .map_err(|error| Failure::io("cannot read what was sealed", &error))?
             .filter(|manifest| manifest.item() == sealed.item)
             .ok_or_else(|| {
-                Failure::new(Exit::Integrity, "E-PUBLISH-09", "what an earlier run has sealed is damaged")
+                Failure::new(Exit::Integrity, "E-SEAL-09", "what an earlier run has sealed is damaged")
                     .hint("remove the folder publisher/jobs of the data folder and publish again")
             })?;
         folder
@@ -491,13 +511,13 @@ async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 fn notify(watcher: &Watcher, progress: Progress) -> Result<(), Failure> {
     match watcher(progress) {
         ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err(Failure::new(Exit::Interrupted, "E-PUBLISH-12", "publishing was stopped")
+        ControlFlow::Break(()) => Err(Failure::new(Exit::Interrupted, "E-SEAL-12", "publishing was stopped")
             .hint("the same command goes on from here")),
     }
 }
 
 fn changed(path: &Path, why: &str) -> Failure {
-    Failure::new(Exit::Failed, "E-PUBLISH-13", format!("{} changed while it was read", path.display()))
+    Failure::new(Exit::Failed, "E-SEAL-13", format!("{} changed while it was read", path.display()))
         .why(why)
         .hint("wait until nobody writes to it, then publish it again; nothing of it was published")
 }
@@ -509,16 +529,30 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
     }
 }
 
-fn refused(url: &str, status: &tonic::Status, publisher: &PublisherId) -> Failure {
-    let failure = client::failure(url, status);
-    match failure.exit {
-        Exit::NotAllowed => Failure::new(Exit::NotAllowed, "E-PUBLISH-14", format!("{url} does not admit publisher {publisher}"))
-            .why(failure)
-            .hint("ask its operator to admit this key, then run the same command again: it goes on from here"),
-        _ => failure,
+/// A server's answer to this publisher, in time, or what went wrong and what to do.
+async fn answered<T>(
+    url: &str,
+    publisher: &PublisherId,
+    asked: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, Failure> {
+    let again = "run the same command again: it goes on from here";
+    match tokio::time::timeout(ANSWER_WITHIN, asked).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => {
+            let failure = client::failure(url, &status);
+            match failure.exit {
+                Exit::NotAllowed => {
+                    let what = format!("{url} does not admit publisher {publisher}");
+                    let hint = format!("ask its operator to admit this key, then {again}");
+                    Err(Failure::new(Exit::NotAllowed, "E-SEAL-14", what).why(failure).hint(hint))
+                }
+                _ => Err(failure),
+            }
+        }
+        Err(_) => Err(Failure::new(Exit::Unreachable, "E-SEAL-19", format!("{url} does not answer")).hint(again)),
     }
 }
 
 fn no_keyserver(url: &str) -> Failure {
-    Failure::new(Exit::Integrity, "E-PUBLISH-15", format!("{url} gave a key that deposits cannot be wrapped to"))
+    Failure::new(Exit::Integrity, "E-SEAL-15", format!("{url} gave a key that deposits cannot be wrapped to"))
 }

@@ -90,7 +90,13 @@ pub(super) struct Record {
 }
 
 impl Job {
-    pub(super) fn new(source: PathBuf, fingerprint: Fingerprint, title: TitleId, commitment: KeyCommitment, key: Wrapped) -> Job {
+    pub(super) fn new(
+        source: PathBuf,
+        fingerprint: Fingerprint,
+        title: TitleId,
+        commitment: KeyCommitment,
+        key: Wrapped,
+    ) -> Job {
         let commitment_bytes = *commitment.as_bytes();
         Job { source, fingerprint, title, commitment_bytes, commitment, key, sealed: None, entry: None }
     }
@@ -126,10 +132,12 @@ impl Workshop {
         let lock = File::options().write(true).create(true).truncate(false).open(&lock_path).map_err(cannot)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Workshop { path, _lock: lock }),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                Err(Failure::new(Exit::Conflict, "E-PUBLISH-16", "something else is being published from this data folder")
-                    .hint("wait until it is done, then run the same command again"))
-            }
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(Failure::new(
+                Exit::Conflict,
+                "E-SEAL-16",
+                "something else is being published from this data folder",
+            )
+            .hint("wait until it is done, then run the same command again")),
             Err(error) => Err(cannot(error.into())),
         }
     }
@@ -164,7 +172,8 @@ impl Workshop {
     /// Turns a job into a record of what was published.
     pub(super) fn finish(&self, job: &Job, name: &str) -> Result<(), Failure> {
         let Some(Sealed { item, content_hash }) = job.sealed.clone() else { return Ok(()) };
-        let record = Record { title: job.title, item, name: name.to_owned(), fingerprint: job.fingerprint, content_hash };
+        let record =
+            Record { title: job.title, item, name: name.to_owned(), fingerprint: job.fingerprint, content_hash };
         write_json(&self.path.join("published").join(format!("{item}.json")), &record)?;
         remove(&self.log_path(job))?;
         remove(&self.job_path(&job.name()))
@@ -204,7 +213,7 @@ fn read_json<T: de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Failure>
         bytes => bytes.map_err(|error| Failure::io(format!("cannot read {}", path.display()), &error))?,
     };
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-        Failure::new(Exit::Integrity, "E-PUBLISH-17", format!("{} is damaged", path.display()))
+        Failure::new(Exit::Integrity, "E-SEAL-17", format!("{} is damaged", path.display()))
             .why(error)
             .hint("remove this file and publish again")
     })
@@ -254,11 +263,16 @@ mod wrapped {
 mod entry {
     use super::{CatalogEntry, Deserialize, Signed, de};
 
-    pub(super) fn serialize<S: serde::Serializer>(entry: &Option<Signed<CatalogEntry>>, to: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: serde::Serializer>(
+        entry: &Option<Signed<CatalogEntry>>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
         serde::Serialize::serialize(&entry.as_ref().map(Signed::to_text), to)
     }
 
-    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Signed<CatalogEntry>>, D::Error> {
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Signed<CatalogEntry>>, D::Error> {
         let text = Option::<String>::deserialize(from)?;
         text.map(|text| Signed::from_text(&text)).transpose().map_err(de::Error::custom)
     }

@@ -13,9 +13,29 @@ const START_BY: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// Currencies of ISO 4217 whose minor unit is not a hundredth, with their digits.
 const OTHER_DIGITS: [(&str, usize); 23] = [
-    ("BHD", 3), ("BIF", 0), ("CLP", 0), ("DJF", 0), ("GNF", 0), ("IQD", 3), ("ISK", 0), ("JOD", 3), ("JPY", 0),
-    ("KMF", 0), ("KRW", 0), ("KWD", 3), ("LYD", 3), ("OMR", 3), ("PYG", 0), ("RWF", 0), ("TND", 3), ("UGX", 0),
-    ("VND", 0), ("VUV", 0), ("XAF", 0), ("XOF", 0), ("XPF", 0),
+    ("BHD", 3),
+    ("BIF", 0),
+    ("CLP", 0),
+    ("DJF", 0),
+    ("GNF", 0),
+    ("IQD", 3),
+    ("ISK", 0),
+    ("JOD", 3),
+    ("JPY", 0),
+    ("KMF", 0),
+    ("KRW", 0),
+    ("KWD", 3),
+    ("LYD", 3),
+    ("OMR", 3),
+    ("PYG", 0),
+    ("RWF", 0),
+    ("TND", 3),
+    ("UGX", 0),
+    ("VND", 0),
+    ("VUV", 0),
+    ("XAF", 0),
+    ("XOF", 0),
+    ("XPF", 0),
 ];
 
 /// Reads `[ID=]KIND:PRICE[:WINDOW[:START-BY]]`.
@@ -24,9 +44,9 @@ const OTHER_DIGITS: [(&str, usize); 23] = [
 /// The id is the kind unless one is given.
 pub fn parse_offer(text: &str) -> Result<Offer, Failure> {
     let wrong = |why: String| {
-        Failure::new(Exit::Usage, "E-OFFER-01", format!("\"{text}\" is not an offer"))
-            .why(why)
-            .hint("write it like rent:2.99EUR:48h, buy:9.99EUR, pass:1:48h, or with a name like weekend=rent:1.49EUR:72h")
+        Failure::new(Exit::Usage, "E-OFFER-01", format!("\"{text}\" is not an offer")).why(why).hint(
+            "write it like rent:2.99EUR:48h, buy:9.99EUR, pass:1:48h, or with a name like weekend=rent:1.49EUR:72h",
+        )
     };
     let (id, rest) = text.split_once('=').map_or((None, text), |(id, rest)| (Some(id), rest));
     let mut parts = rest.split(':');

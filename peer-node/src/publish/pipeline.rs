@@ -14,14 +14,15 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use daemon::exit::{Exit, Failure};
-use rustix::fs::FallocateFlags;
-use swarm_proto::geometry::{CHUNK_BYTES, CHUNKS_PER_SPAN, ChunkIndex, Geometry, SEGMENT_PLAIN_BYTES, SEGMENTS_PER_CHUNK, SpanIndex};
+use swarm_proto::geometry::{
+    CHUNK_BYTES, CHUNKS_PER_SPAN, ChunkIndex, Geometry, SEGMENT_PLAIN_BYTES, SEGMENTS_PER_CHUNK, SpanIndex,
+};
 use swarm_proto::manifest::{Manifest, ManifestBuilder, Value};
 use swarm_proto::seal::{ContentKey, SealError, Sealer};
 use zeroize::Zeroizing;
 
 use super::{Progress, Source, Watcher, changed, notify, unreadable};
-use crate::items::Folder;
+use crate::items::{self, Folder};
 
 /// Clear bytes of a whole chunk.
 const PLAIN_CHUNK_BYTES: u64 = SEGMENT_PLAIN_BYTES * SEGMENTS_PER_CHUNK as u64;
@@ -87,7 +88,8 @@ struct SealedChunk {
 /// Seals the whole file, or what an earlier run has left of it.
 pub(super) fn seal(job: &Sealing) -> Result<Done, Stop> {
     let geometry = job.source.geometry;
-    let mut log = Log::open(&job.log, geometry).map_err(|error| failed("cannot open the log of what is sealed", &error))?;
+    let mut log =
+        Log::open(&job.log, geometry).map_err(|error| failed("cannot open the log of what is sealed", &error))?;
     let into = job.open_sealed_file(&mut log)?;
     let begin = log.values.len() as u32;
     let resumed_bytes = plain_end(geometry, begin);
@@ -109,7 +111,9 @@ pub(super) fn seal(job: &Sealing) -> Result<Done, Stop> {
         let reader = scope.spawn(move || read(&job.source, begin, known, &clear_free, &clear_to));
         let builder = ManifestBuilder::resume(geometry, log.values.clone());
         let sealer = scope.spawn(move || {
-            let builder = builder.map_err(|error| Stop::Failed(Failure::new(Exit::Integrity, "E-PUBLISH-09", "the log is damaged").why(error)))?;
+            let builder = builder.map_err(|error| {
+                Stop::Failed(Failure::new(Exit::Integrity, "E-SEAL-09", "the log is damaged").why(error))
+            })?;
             seal_chunks(job, begin, builder, (&clear_from, &clear_back), (&sealed_free, &sealed_to))
         });
         let written = job.write(&into, &mut log, &sealed_from, &sealed_back);
@@ -123,7 +127,9 @@ pub(super) fn seal(job: &Sealing) -> Result<Done, Stop> {
     })?;
     job.source.check_unchanged().map_err(Stop::SourceChanged)?;
     let manifest = ManifestBuilder::resume(geometry, log.values).and_then(ManifestBuilder::finish);
-    let manifest = manifest.map_err(|error| Stop::Failed(Failure::new(Exit::Failed, "E-PUBLISH-18", "not everything was sealed").why(error)))?;
+    let manifest = manifest.map_err(|error| {
+        Stop::Failed(Failure::new(Exit::Failed, "E-SEAL-18", "not everything was sealed").why(error))
+    })?;
     Ok(Done { manifest, content_hash, resumed_bytes })
 }
 
@@ -148,20 +154,27 @@ impl Sealing {
         let free = self.folder.free_bytes().map_err(cannot)?;
         if free < len {
             return Err(Stop::Failed(
-                Failure::new(Exit::Storage, "E-DISK-02", format!("not enough space to publish {}", self.source.path.display()))
-                    .why(format!("needs {} bytes more", len - free))
-                    .hint("free some space, or use another data folder"),
+                Failure::new(
+                    Exit::Storage,
+                    "E-DISK-02",
+                    format!("not enough space to publish {}", self.source.path.display()),
+                )
+                .why(format!("needs {} bytes more", len - free))
+                .hint("free some space, or use another data folder"),
             ));
         }
-        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len) {
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(len).map_err(cannot)?,
-            Err(error) => return Err(cannot(error.into())),
-        }
+        items::allocate(&file, len).map_err(cannot)?;
         Ok(file)
     }
 
     /// Writes what comes, and after each span makes it durable and logs it.
-    fn write(&self, into: &File, log: &mut Log, chunks: &Receiver<SealedChunk>, back: &SyncSender<Vec<u8>>) -> Result<(), Stop> {
+    fn write(
+        &self,
+        into: &File,
+        log: &mut Log,
+        chunks: &Receiver<SealedChunk>,
+        back: &SyncSender<Vec<u8>>,
+    ) -> Result<(), Stop> {
         let geometry = self.source.geometry;
         let cannot = |error: io::Error| failed("cannot write the sealed file", &error);
         let mut span_values = Vec::with_capacity(CHUNKS_PER_SPAN as usize);
@@ -208,7 +221,10 @@ fn read(
         })?;
         hasher.update(&bytes);
         if chunk.get() + 1 == begin && known != Some(*hasher.finalize().as_bytes()) {
-            return Err(Stop::SourceChanged(changed(&source.path, "its bytes are not those that an earlier run has sealed")));
+            return Err(Stop::SourceChanged(changed(
+                &source.path,
+                "its bytes are not those that an earlier run has sealed",
+            )));
         }
         if chunk.get() < begin {
             if to.send(ClearChunk { bytes, hash_so_far: None }).is_err() {
@@ -229,7 +245,13 @@ type ClearEnds<'a> = (&'a Receiver<ClearChunk>, &'a SyncSender<Zeroizing<Vec<u8>
 type SealedEnds<'a> = (&'a Receiver<Vec<u8>>, &'a SyncSender<SealedChunk>);
 
 /// Seals what comes; chunks that an earlier run has sealed only pass by.
-fn seal_chunks(job: &Sealing, begin: u32, mut builder: ManifestBuilder, clear: ClearEnds<'_>, sealed: SealedEnds<'_>) -> Result<(), Stop> {
+fn seal_chunks(
+    job: &Sealing,
+    begin: u32,
+    mut builder: ManifestBuilder,
+    clear: ClearEnds<'_>,
+    sealed: SealedEnds<'_>,
+) -> Result<(), Stop> {
     let geometry = job.source.geometry;
     let span = SpanIndex::new(begin.div_ceil(CHUNKS_PER_SPAN)).unwrap_or(SpanIndex::FIRST);
     let mut sealer = Sealer::resume_at(job.key.clone(), geometry, span);
@@ -244,9 +266,12 @@ fn seal_chunks(job: &Sealing, begin: u32, mut builder: ManifestBuilder, clear: C
         let grew = |error: SealError| Stop::SourceChanged(changed(&job.source.path, &error.to_string()));
         sealer.push(&bytes, &mut out).map_err(grew)?;
         drop(clear.1.send(bytes));
-        let broken = |why: &dyn std::fmt::Display| Stop::Failed(Failure::new(Exit::Failed, "E-PUBLISH-18", "a chunk could not be sealed").why(why));
+        let broken = |why: &dyn std::fmt::Display| {
+            Stop::Failed(Failure::new(Exit::Failed, "E-SEAL-18", "a chunk could not be sealed").why(why))
+        };
         builder.update(&out).map_err(|error| broken(&error))?;
-        let value = *builder.values().get(index.as_usize()).ok_or_else(|| broken(&"its sealed bytes are incomplete"))?;
+        let value =
+            *builder.values().get(index.as_usize()).ok_or_else(|| broken(&"its sealed bytes are incomplete"))?;
         if sealed.1.send(SealedChunk { index, bytes: out, value, hash_so_far }).is_err() {
             return Ok(());
         }
