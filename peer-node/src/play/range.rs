@@ -66,7 +66,9 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_ignored() {
-        for header in ["", "bytes", "bytes=", "bytes=-", "bytes=5-3", "bytes=a-b", "bytes=1-2,4-5", "lines=1-2", "bytes=+1-2"] {
+        for header in
+            ["", "bytes", "bytes=", "bytes=-", "bytes=5-3", "bytes=a-b", "bytes=1-2,4-5", "lines=1-2", "bytes=+1-2"]
+        {
             assert_eq!(asked(header, 10), Asked::Whole, "{header}");
         }
     }
