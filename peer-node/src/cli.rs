@@ -20,7 +20,7 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use daemon::config::{ConfigArgs, ConfigCommand, Loaded, Settings, Sources};
 use daemon::data_folder;
 use daemon::exit::{Exit, Failure, run_main};
@@ -35,16 +35,19 @@ const EXAMPLES: &str = "\
 Examples:
   peer-node run --enrol 7KQ2-M9X7          start this box, the first time
   peer-node get \"Harbour at dawn\"          fetch a title and watch it arrive
-  peer-node pay \"Harbour at dawn\"          buy it, with a pass
-  peer-node play \"Harbour at dawn\" --open  watch it";
+  peer-node pay \"Harbour at dawn\"          buy it; then play \"Harbour at dawn\" --open";
 
-/// Below the usage: the flags that every command has, in one line each for those who need them.
-const TEMPLATE: &str =
-    "{about}\n\n{before-help}{usage-heading} {usage}\n\nCommands:\n{subcommands}\n\nOptions:\n{options}";
+const PUBLISH_EXAMPLES: &str = "\
+Examples:
+  peer-node publish dawn.mp4 --title \"Harbour at dawn\" --offer rent:2.99EUR:48h
+  peer-node publish reef.mkv --title Reef --offer buy:9.99EUR --offer pass:1 --poster reef.jpg";
+
+/// Everything on one screen, the flags of configuration and logs left to `--help`.
+const TEMPLATE: &str = "{before-help}{usage-heading} {usage}\n\nCommands:\n{subcommands}\n\nOptions:\n{options}";
 
 #[derive(Parser)]
-#[command(name = "peer-node", version, about = "The Reelswarm box and seed: fetches, passes on and plays", before_help = EXAMPLES)]
-#[command(help_template = TEMPLATE, disable_help_subcommand = true, args_override_self = false, infer_subcommands = false)]
+#[command(name = "peer-node", version, about = "The Reelswarm box and seed: fetches, passes on and plays")]
+#[command(before_help = EXAMPLES, help_template = TEMPLATE, disable_help_subcommand = true)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -88,6 +91,7 @@ enum Command {
     /// Print the address at which a title plays
     Play(play::PlayArgs),
     /// Seal a media file and offer it
+    #[command(before_help = PUBLISH_EXAMPLES)]
     Publish(publish::PublishArgs),
     /// Show or make the key that signs what is published here
     #[command(subcommand)]
@@ -142,10 +146,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     run_main(global.json, Box::pin(dispatch(global, command)))
 }
 
-/// The command as clap has it, with the flags of every command out of the way of the short help.
+/// The command as clap has it, with what few people need out of the way of the short help.
 fn command() -> clap::Command {
-    Cli::command().mut_args(|arg| match arg.get_id().as_str() {
-        "config" | "set" | "log_level" | "log_format" => arg.hide_short_help(true),
+    let version = Arg::new("version").short('V').long("version").action(ArgAction::Version).help("Print version");
+    let command = Cli::command().disable_version_flag(true).arg(version);
+    command.mut_args(|arg| match arg.get_id().as_str() {
+        "config" | "set" | "log_level" | "log_format" | "version" => arg.hide_short_help(true),
         _ => arg,
     })
 }
