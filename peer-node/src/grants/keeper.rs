@@ -151,7 +151,7 @@ impl Keeper {
         loop {
             let request = tokio::select! {
                 () = shutdown.requested() => break,
-                request = self.inbox.recv() => request,
+                Some(request) = self.inbox.recv() => Some(request),
                 () = tokio::time::sleep_until(self.next_round) => None,
                 Ok(()) = url.changed() => None,
                 Ok(()) = members.changed() => None,
