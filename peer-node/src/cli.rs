@@ -43,7 +43,7 @@ Examples:
   peer-node publish reef.mkv --title Reef --offer buy:9.99EUR --offer pass:1 --poster reef.jpg";
 
 /// Everything on one screen, the flags of configuration and logs left to `--help`.
-const TEMPLATE: &str = "{before-help}{usage-heading} {usage}\n\nCommands:\n{subcommands}\n\nOptions:\n{options}";
+const TEMPLATE: &str = "{before-help}{usage-heading} {usage}\n\n{subcommands}\n\nOptions:\n{options}";
 
 #[derive(Parser)]
 #[command(name = "peer-node", version, about = "The Reelswarm box and seed: fetches, passes on and plays")]
