@@ -49,7 +49,11 @@ impl Transfers {
                 let width = self.items.get(&item).map_or(0, |t| t.geometry.n_chunks());
                 self.set_holding(item, device, ChunkSet::empty(width));
             }
-            (Answer::NotHeld, Ask::Manifest) => self.shun(now, item, device, NO_MANIFEST_FOR),
+            (Answer::NotHeld, Ask::Manifest) => {
+                self.shun(now, item, device, NO_MANIFEST_FOR);
+                self.report_stall(item, device);
+                self.replan(now, item);
+            }
             (Answer::NotHeld, Ask::Chunk(chunk)) => {
                 self.unclaim(item, device, chunk);
                 self.strike(now, item, device, 1);
@@ -276,10 +280,18 @@ impl Transfers {
             role.strikes = STRIKES_TO_DEMOTE;
             role.shunned_until = now.mono + drop_for;
         }
-        if demoted && role.found_by == FoundBy::Plan {
-            self.actions.push_back(Action::ReportStall { item, source: device });
+        if demoted {
+            self.report_stall(item, device);
         }
         self.replan(now, item);
+    }
+
+    /// The tracker shall not plan this source again.
+    fn report_stall(&mut self, item: ItemId, device: DeviceId) {
+        let role = self.items.get(&item).and_then(|t| t.roles.get(&device));
+        if role.is_some_and(|role| role.found_by == FoundBy::Plan) {
+            self.actions.push_back(Action::ReportStall { item, source: device });
+        }
     }
 
     fn ban(&mut self, now: Now, device: DeviceId, reason: String) {
@@ -291,9 +303,14 @@ impl Transfers {
         }
         self.banned.insert(device);
         self.cancel_all(|r| r.device == device);
-        for transfer in self.items.values_mut().filter(|t| t.roles.contains_key(&device)) {
-            transfer.drop_role(&device);
-            transfer.plan_due = now.mono;
+        let concerned: Vec<ItemId> =
+            self.items.iter().filter(|(_, t)| t.roles.contains_key(&device)).map(|(&item, _)| item).collect();
+        for item in concerned {
+            self.report_stall(item, device);
+            self.replan(now, item);
+            if let Some(transfer) = self.items.get_mut(&item) {
+                transfer.drop_role(&device);
+            }
         }
         self.actions.push_back(Action::Ban { device, reason });
     }
@@ -419,6 +436,11 @@ impl Transfer {
             transfer.start(now.mono, have);
         }
         transfer
+    }
+
+    /// Somebody whom the plan names may still be asked.
+    pub(super) fn has_planned_source(&self, now: Mono) -> bool {
+        self.roles.values().any(|role| role.found_by == FoundBy::Plan && role.shunned_until <= now)
     }
 
     /// The disk is ready and holds these chunks.

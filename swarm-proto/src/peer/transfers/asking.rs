@@ -128,7 +128,8 @@ impl Transfers {
 
         let stalled = now.mono.since(transfer.moved_at) >= self.config.stall_after;
         let planned = transfer.plan_asked_at.is_some() && !transfer.plan_asked;
-        let on_our_own = !self.tracker_up || (planned && !transfer.plan_names_sources);
+        let deserted = planned && !(transfer.plan_names_sources && transfer.has_planned_source(now.mono));
+        let on_our_own = !self.tracker_up || deserted;
         if stalled || on_our_own {
             transfer.degraded_since.get_or_insert(now.mono);
             transfer.degraded_until = now.mono + if stalled { DEGRADED_FOR } else { Duration::ZERO };

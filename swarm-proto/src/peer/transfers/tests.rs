@@ -443,6 +443,33 @@ fn a_stalled_plan_looks_elsewhere() {
 }
 
 #[test]
+fn a_plan_whose_only_source_is_banned_is_left_at_once_and_the_tracker_hears_of_it() {
+    let mut lab = lab_with(8, &[device(1)]);
+    let id = lab.chunk_request(device(1)).expect("it is asked");
+    lab.wishes.clear();
+    lab.answer(id, Answer::Data(CHUNK_BYTES));
+    lab.tell(|t, now| t.handle_verdict(now, id, Verdict::Forged));
+    assert!(lab.wished(|a| *a == Action::ReportStall { item: item(1), source: device(1) }));
+    assert!(lab.wished(|a| matches!(a, Action::AskKademlia { .. })), "a plan of banned devices is no plan");
+    lab.pass(1_000);
+    assert!(lab.wished(|a| matches!(a, Action::AskTracker { .. })));
+}
+
+#[test]
+fn a_source_that_claims_a_copy_and_has_no_manifest_is_replaced_at_once() {
+    let mut lab = Lab::new(Config::default());
+    let wanted = Wanted { item: item(1), geometry: geometry(3), have: None, skip: Vec::new() };
+    lab.tell(|t, now| t.handle_wanted(now, vec![wanted]));
+    lab.plan(1, lab.boxes(&[device(1)]));
+    let manifest = lab.find(|_, ask| ask == Ask::Manifest).expect("the manifest is asked for");
+    lab.wishes.clear();
+    lab.answer(manifest, Answer::NotHeld);
+    assert!(lab.wished(|a| *a == Action::ReportStall { item: item(1), source: device(1) }));
+    lab.pass(1_000);
+    assert!(lab.wished(|a| matches!(a, Action::AskTracker { .. })));
+}
+
+#[test]
 fn an_expired_lease_is_not_used_while_the_tracker_is_there() {
     let mut lab = lab_with(8, &[device(1), device(2)]);
     lab.deliver(device(1), 5);
