@@ -52,7 +52,9 @@ fn formats(c: &mut Criterion) {
         let mut buffer = plain.clone();
         b.iter(|| {
             for segment in buffer.chunks_mut(SEGMENT_PLAIN_BYTES as usize) {
-                black_box(cipher.encrypt_inout_detached(&Nonce::from([0; 12]), &[], segment.into()).expect("it is short"));
+                black_box(
+                    cipher.encrypt_inout_detached(&Nonce::from([0; 12]), &[], segment.into()).expect("it is short"),
+                );
             }
         });
     });
@@ -75,7 +77,8 @@ fn formats(c: &mut Criterion) {
         });
     });
     group.bench_function("bare hash", |b| b.iter(|| blake3::hash(black_box(&sealed))));
-    group.bench_function("verify", |b| b.iter(|| manifest.check_chunk(first, black_box(&sealed)).expect("it is whole")));
+    group
+        .bench_function("verify", |b| b.iter(|| manifest.check_chunk(first, black_box(&sealed)).expect("it is whole")));
     group.finish();
 
     let mut group = c.benchmark_group("bookkeeping");

@@ -20,6 +20,9 @@ const INDEXED_FILM_BYTES: usize = 256 << 20;
 /// Windows with fewer different bytes (padding, empty tables) occur by themselves in any file.
 const MIN_DISTINCT: usize = 16;
 const BASE: u64 = 0x0100_0000_01b3;
+/// Bits of the filter in front of the index: sixteen for each window of a dense index, so that nearly every byte of
+/// ciphertext is done with after one look.
+const FILTER_BITS: usize = 1 << 28;
 /// Read buffer, bytes.
 const PIECE: usize = 1 << 20;
 
@@ -34,7 +37,9 @@ pub(super) struct Leak {
 /// What to look for.
 pub(super) struct Search<'a> {
     film: &'a [u8],
+    /// Where in the film each window begins, by its hash.
     windows: HashMap<u64, u32>,
+    filter: Vec<u64>,
     secrets: Vec<(&'static str, Vec<u8>)>,
 }
 
@@ -44,6 +49,7 @@ impl<'a> Search<'a> {
         let indexed = &film[..film.len().min(INDEXED_FILM_BYTES)];
         let step = if film.len() <= DENSE_FILM_BYTES { 1 } else { WINDOW };
         let mut windows = HashMap::with_capacity(indexed.len() / step);
+        let mut filter = vec![0; FILTER_BITS / 64];
         let mut rolling = Rolling::default();
         for (at, &byte) in indexed.iter().enumerate() {
             rolling.push(byte, at.checked_sub(WINDOW).map(|old| indexed[old]));
@@ -52,6 +58,8 @@ impl<'a> Search<'a> {
                 && distinct(&indexed[start..=at]) >= MIN_DISTINCT
             {
                 windows.entry(rolling.hash).or_insert(start as u32);
+                let (word, bit) = filter_place(rolling.hash);
+                filter[word] |= bit;
             }
         }
         let mut all = Vec::new();
@@ -59,7 +67,7 @@ impl<'a> Search<'a> {
             all.push((name, hex(&bytes).into_bytes()));
             all.push((name, bytes));
         }
-        Search { film, windows, secrets: all }
+        Search { film, windows, filter, secrets: all }
     }
 
     /// Windows in the index, for the report.
@@ -116,6 +124,10 @@ impl<'a> Search<'a> {
         for (at, &byte) in piece.iter().enumerate() {
             rolling.push(byte, at.checked_sub(WINDOW).map(|old| piece[old]));
             let Some(start) = (at + 1).checked_sub(WINDOW) else { continue };
+            let (word, bit) = filter_place(rolling.hash);
+            if self.filter[word] & bit == 0 {
+                continue;
+            }
             if let Some(&film_at) = self.windows.get(&rolling.hash)
                 && self.film[film_at as usize..film_at as usize + WINDOW] == piece[start..=at]
             {
@@ -124,6 +136,12 @@ impl<'a> Search<'a> {
             }
         }
     }
+}
+
+/// Word and bit of a hash in the filter. The upper bits of a polynomial hash are the mixed ones.
+fn filter_place(hash: u64) -> (usize, u64) {
+    let place = (hash >> (64 - FILTER_BITS.ilog2())) as usize;
+    (place / 64, 1 << (place % 64))
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {

@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use bytes::Bytes;
 use libp2p::identity::Keypair;
 use peer_node::config;
 use peer_node::net;
 use swarm_proto::bitmap::Holding;
 use swarm_proto::catalog::CatalogEntry;
 use swarm_proto::geometry::Geometry;
+use swarm_proto::manifest::Manifest;
 use swarm_proto::pb::common::ChunkRange;
 use swarm_proto::pb::tracker::report::Report as Kind;
 use swarm_proto::pb::tracker::swarm_client::SwarmClient;
@@ -38,11 +40,13 @@ pub(super) struct Liar {
 }
 
 impl Liar {
-    /// Joins the swarm and claims a whole copy of a title.
-    pub(super) async fn join(tracker_url: &str, code: &str, title: &str) -> anyhow::Result<Liar> {
+    /// Joins the swarm and claims a whole copy of a title. `manifest` is the true one (it could get it from anyone), so
+    /// that it is asked for chunks at all: a false one does not fold to the item id.
+    pub(super) async fn join(tracker_url: &str, code: &str, title: &str, manifest: &[u8]) -> anyhow::Result<Liar> {
         let device = Device::enrol(tracker_url, code, "liar").await?;
         let entry = device.entry(title).await?;
         let geometry = entry.geometry;
+        let values = Manifest::from_bytes(entry.item, manifest)?.values_bytes();
         let keypair = Keypair::ed25519_from_bytes(device.signing.expose().as_mut_slice())?;
         let listen = config::Net { listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()], ..config::Net::default() };
         let (net, mut questions) = net::spawn(keypair, net::Config::of(&listen)?).await?;
@@ -51,8 +55,9 @@ impl Liar {
         let count = sent.clone();
         let lies = tokio::spawn(async move {
             while let Some(inbound) = questions.recv().await {
-                let answer = lie(&geometry, inbound.request.ask);
-                if inbound.responder.send(answer).await > 0 {
+                let answer = lie(&geometry, &values, inbound.request.ask);
+                let bad = matches!(answer, Answer::Data { .. });
+                if inbound.responder.send(answer).await > 0 && bad {
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -67,7 +72,7 @@ impl Liar {
         self.device.id()
     }
 
-    /// Answers with a body that have left.
+    /// Bad chunks that have left.
     pub(super) fn bad_chunks_sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
@@ -79,14 +84,13 @@ impl Drop for Liar {
     }
 }
 
-fn lie(geometry: &Geometry, ask: Ask) -> Answer {
+fn lie(geometry: &Geometry, values: &Bytes, ask: Ask) -> Answer {
     match ask {
-        // A false manifest would be found out before it asks for a chunk: it does not fold to the item id.
-        Ask::Manifest => Answer::NotHeld,
+        Ask::Manifest => Answer::Manifest { sealed_len: geometry.sealed_len(), values: values.clone() },
         Ask::Holding => Holding::complete(geometry.n_chunks()).map_or(Answer::NotHeld, Answer::Holding),
         Ask::Chunk { index, .. } => {
             let noise = vec![0x5a; geometry.chunk_len(index)];
-            Answer::Data { segment_values: bytes::Bytes::new(), bytes: noise.into() }
+            Answer::Data { segment_values: Bytes::new(), bytes: noise.into() }
         }
     }
 }

@@ -4,6 +4,7 @@
 //! when it is killed. Commands are run to their end and give back their exit code and their JSON lines. The user's own
 //! configuration is never read: every process has a home folder of its own.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -52,6 +53,9 @@ fn program(role: Role, home: &Path) -> anyhow::Result<Command> {
     Ok(command)
 }
 
+/// What `--set` is given: keys of the configuration and their values.
+pub(super) type Settings = Vec<(&'static str, String)>;
+
 /// A daemon and how to start it again.
 pub(super) struct Daemon {
     pub(super) name: String,
@@ -60,20 +64,21 @@ pub(super) struct Daemon {
     pub(super) url: String,
     /// Public id as the daemon prints it.
     pub(super) id: String,
-    settings: Vec<String>,
+    /// Values of `--set`, by key.
+    settings: BTreeMap<String, String>,
     child: Option<Child>,
 }
 
 impl Daemon {
     /// Starts a daemon on `data` with `--set` settings and waits until it is ready.
-    pub(super) async fn start(role: Role, name: &str, data: &Path, settings: Vec<String>) -> anyhow::Result<Daemon> {
+    pub(super) async fn start(role: Role, name: &str, data: &Path, settings: Settings) -> anyhow::Result<Daemon> {
         let mut daemon = Daemon {
             name: name.to_owned(),
             role,
             data: data.to_path_buf(),
             url: String::new(),
             id: String::new(),
-            settings,
+            settings: settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
             child: None,
         };
         daemon.start_again().await?;
@@ -92,11 +97,11 @@ impl Daemon {
         let mut command = program(self.role, self.home())?;
         command.args(["run", "--json", "--data"]).arg(&self.data);
         command.env("REELSWARM_PARENT", std::process::id().to_string());
-        for setting in &self.settings {
-            command.arg("--set").arg(setting);
-        }
         if let Some(address) = self.url.strip_prefix("http://") {
-            command.arg("--set").arg(format!("server.listen={}", address.trim_end_matches('/')));
+            self.settings.insert("server.listen".to_owned(), address.trim_end_matches('/').to_owned());
+        }
+        for (key, value) in &self.settings {
+            command.arg("--set").arg(format!("{key}={value}"));
         }
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn()?;
         let mut lines = BufReader::new(child.stdout.take().context("standard output is piped")?).lines();
@@ -123,7 +128,7 @@ impl Daemon {
 
     /// Changes a setting for the next start.
     pub(super) fn set(&mut self, key: &str, value: &str) {
-        self.settings.push(format!("{key}={value}"));
+        self.settings.insert(key.to_owned(), value.to_owned());
     }
 
     /// Where its log goes.
@@ -153,8 +158,13 @@ impl Daemon {
         child.kill().await.with_context(|| format!("failed to kill {}", self.name))
     }
 
-    /// Resident memory now and at its highest, bytes.
-    pub(super) fn memory(&self) -> anyhow::Result<u64> {
+    /// It has been started and not been stopped.
+    pub(super) fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// The most memory it has had resident since it started, bytes.
+    pub(super) fn peak_memory(&self) -> anyhow::Result<u64> {
         let pid = self.child.as_ref().and_then(Child::id).with_context(|| format!("{} does not run", self.name))?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
         let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).context("the kernel tells no peak memory")?;

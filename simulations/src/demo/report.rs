@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+/// Steps shorter than this show no rate to people.
+const RATE_FROM: Duration = Duration::from_secs(1);
+
 /// What a step found out, for its line and its JSON object.
 #[derive(Default, Serialize)]
 pub(super) struct Findings {
@@ -105,24 +108,27 @@ impl Report {
             print_json(&StepLine { step: name, n: self.steps, ok, seconds, findings: &findings });
         } else {
             let mark = if ok { "✓" } else { "✗" };
-            let rate = findings.mb_per_s.map(|r| format!(" ({r:.0} MB/s)")).unwrap_or_default();
-            let text = format!("{}{rate}", findings.detail);
-            println!("{} {name:<9} {text:<86} {mark} {:>4.1} s", self.steps, took.as_secs_f64());
+            // Of a short step a rate would tell only how long it takes to begin.
+            let rate = findings.mb_per_s.filter(|_| took >= RATE_FROM).map(|r| format!(" ({r:.0} MB/s)"));
+            let text = format!("{}{}", findings.detail, rate.unwrap_or_default());
+            println!("{:>2} {name:<9} {text:<92} {mark} {:>4.1} s", self.steps, took.as_secs_f64());
         }
         ok
     }
 
     /// The last word. Gives back whether everything passed.
-    pub(super) fn verdict(&self, links: &BTreeMap<String, String>) -> bool {
+    pub(super) fn verdict(&self, links: &BTreeMap<String, String>, peak_memory: &BTreeMap<String, u64>) -> bool {
         let ok = self.passed == self.steps;
         let seconds = (self.busy.as_secs_f64() * 1000.0).round() / 1000.0;
         if self.json {
             let word = if ok { "passed" } else { "failed" };
             print_json(&serde_json::json!({
                 "demo": word, "passed": self.passed, "failed": self.steps - self.passed, "seconds": seconds, "links": links,
+                "peak_resident_bytes": peak_memory,
             }));
         } else if ok {
-            println!("All {} passed in {seconds:.1} s.", self.steps);
+            let most = peak_memory.values().max().copied().unwrap_or_default() >> 20;
+            println!("All {} passed in {seconds:.1} s; no peer-node held more than {most} MiB of memory.", self.steps);
         } else {
             println!("{} of {} FAILED (after {seconds:.1} s).", self.steps - self.passed, self.steps);
         }

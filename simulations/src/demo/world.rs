@@ -10,12 +10,14 @@ use serde_json::Value;
 
 use super::Original;
 use super::node::{Names, Node};
-use super::process::{Daemon, Role, run};
+use super::process::{Daemon, Role, Settings, run};
 
 /// What renting a title costs here.
 pub(super) const OFFER: &str = "rent:2.99EUR:48h";
 pub(super) const PRICE_MINOR: u64 = 299;
 pub(super) const CURRENCY: &str = "EUR";
+
+const ANY_PORT: &str = "127.0.0.1:0";
 
 /// All processes of the demo.
 pub(super) struct World {
@@ -28,6 +30,7 @@ pub(super) struct World {
     pub(super) names: Names,
     /// Accounts of the boxes, in their order.
     accounts: Vec<String>,
+    publisher_key: PathBuf,
 }
 
 impl World {
@@ -37,16 +40,20 @@ impl World {
         // before it runs.
         let tracker_data = folder.join("tracker");
         let id = run(Role::Tracker, folder, &tracker_data, &["id"]).await?.ok()?;
-        let trusted = format!("trusted_trackers=[\"{}\"]", text(&id, "id")?);
-        let any_port = "server.listen=127.0.0.1:0".to_owned();
+        let trusted = ("trusted_trackers", format!("[\"{}\"]", text(&id, "id")?));
+        let any_port = ("server.listen", ANY_PORT.to_owned());
         let keyserver =
             Daemon::start(Role::Keyserver, "keyserver", &folder.join("keyserver"), vec![any_port.clone(), trusted])
                 .await?;
-        let named = format!("keyserver_url={}", keyserver.url.trim_end_matches('/'));
+        let named = ("keyserver_url", keyserver.url.trim_end_matches('/').to_owned());
         let tracker = Daemon::start(Role::Tracker, "tracker", &tracker_data, vec![any_port, named]).await?;
 
-        let publisher = run(Role::PeerNode, folder, &folder.join("publisher"), &["publisher", "id"]).await?.ok()?;
-        let publisher = text(&publisher, "id")?;
+        // The publisher's key is not the seed's: it lies in a folder of its own.
+        let publisher_data = folder.join("publisher");
+        let publisher_key = publisher_data.join("signing.key");
+        let args = ["publisher", "id", "--publisher-key", &publisher_key.to_string_lossy()];
+        let publisher = run(Role::PeerNode, folder, &publisher_data, &args).await?.ok()?;
+        let publisher = text(&publisher, "publisher")?;
         tracker.command(&["publisher", "add", &publisher, "--name", "Demo pictures"]).await?.ok()?;
         keyserver.command(&["publisher", "add", &publisher, "--name", "Demo pictures"]).await?.ok()?;
 
@@ -54,7 +61,7 @@ impl World {
         // Box 1 will have to find its way back without a tracker.
         let status = Node::of(&seed).await?.status().await?;
         let address = status.listening.first().context("the seed listens nowhere")?;
-        let bootstrap = format!("net.bootstrap=[\"{address}/p2p/{}\"]", status.peer_id);
+        let bootstrap = ("net.bootstrap", format!("[\"{address}/p2p/{}\"]", status.peer_id));
         let mut world = World {
             folder: folder.to_path_buf(),
             names: BTreeMap::from([(seed.id.clone(), "seed".to_owned())]),
@@ -63,6 +70,7 @@ impl World {
             seed,
             boxes: Vec::new(),
             accounts: Vec::new(),
+            publisher_key,
         };
         for n in 1..=boxes {
             let name = format!("box {n}");
@@ -77,8 +85,9 @@ impl World {
 
     /// Publishes a file through the seed. Gives back what `publish` printed last.
     pub(super) async fn publish(&self, original: &Original) -> anyhow::Result<Value> {
-        let file = original.file.to_string_lossy();
-        self.seed.command(&["publish", &file, "--title", &original.name, "--offer", OFFER]).await?.ok()
+        let (file, key) = (original.file.to_string_lossy(), self.publisher_key.to_string_lossy());
+        let args = ["publish", &file, "--title", &original.name, "--offer", OFFER, "--publisher-key", &key];
+        self.seed.command(&args).await?.ok()
     }
 
     /// A box by its number, from 1.
@@ -117,6 +126,12 @@ impl World {
         links
     }
 
+    /// The most memory that the seed and the boxes that run have had resident since they last started, bytes.
+    pub(super) fn peak_memory_of_boxes(&self) -> anyhow::Result<BTreeMap<String, u64>> {
+        let nodes = std::iter::once(&self.seed).chain(&self.boxes).filter(|daemon| daemon.is_running());
+        nodes.map(|daemon| Ok((daemon.name.clone(), daemon.peak_memory()?))).collect()
+    }
+
     /// Every data folder.
     pub(super) fn data_folders(&self) -> Vec<&Path> {
         let daemons = [&self.tracker, &self.keyserver, &self.seed].into_iter().chain(&self.boxes);
@@ -145,16 +160,16 @@ async fn device(
     name: &str,
     kind: &str,
     customer: &str,
-    mut settings: Vec<String>,
+    mut settings: Settings,
 ) -> anyhow::Result<(Daemon, String)> {
     let code = invite(tracker, kind, customer).await?;
     let data = folder.join(name.replace(' ', "-"));
     let args = ["enrol", &code, "--tracker", tracker.url.trim_end_matches('/'), "--name", name];
     let enrolled = run(Role::PeerNode, folder, &data, &args).await?.ok()?;
     settings.extend([
-        format!("name=\"{name}\""),
-        "server.listen=127.0.0.1:0".to_owned(),
-        "net.listen=[\"/ip4/127.0.0.1/tcp/0\"]".to_owned(),
+        ("name", format!("\"{name}\"")),
+        ("server.listen", ANY_PORT.to_owned()),
+        ("net.listen", "[\"/ip4/127.0.0.1/tcp/0\"]".to_owned()),
     ]);
     let daemon = Daemon::start(Role::PeerNode, name, &data, settings).await?;
     Ok((daemon, text(&enrolled, "account")?))
