@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use daemon::exit::{Exit, Failure};
 use futures::Stream;
-use swarm_proto::id::ItemId;
+use swarm_proto::id::{ItemId, TitleId};
 use swarm_proto::pb::node as pb;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -88,12 +88,20 @@ impl Control {
     }
 
     async fn remove(&self, request: pb::RemoveFromQueueRequest) -> anyhow::Result<()> {
-        let title = self.title(request.title).await?;
-        self.sources.link.remove_from_queue(title.entry.title).await?;
-        if request.delete {
-            self.sources.engine.remove(title.entry.item).await.context("failed to delete it from this disk")?;
+        let title = self.queued(request.title).await?;
+        self.sources.link.remove_from_queue(title).await?;
+        if let Some(known) = self.sources.catalog.title(title).filter(|_| request.delete) {
+            self.sources.engine.remove(known.entry.item).await.context("failed to delete it from this disk")?;
         }
         Ok(())
+    }
+
+    /// The title of the queue that is meant, also one whose catalog entry has not arrived.
+    async fn queued(&self, query: Option<pb::TitleQuery>) -> Result<TitleId, Failure> {
+        match self.sources.queue.find(query.as_ref().map_or("", |query| &query.text)) {
+            Some(title) => Ok(title),
+            None => Ok(self.title(query).await?.entry.title),
+        }
     }
 
     async fn adopt(&self, item: &[u8]) -> anyhow::Result<bool> {
@@ -190,8 +198,8 @@ impl pb::node_server::Node for Control {
 
     async fn move_in_queue(&self, request: Request<pb::MoveInQueueRequest>) -> Answer<pb::QueueView> {
         let pb::MoveInQueueRequest { title, to } = request.into_inner();
-        let title = self.title(title).await?;
-        self.sources.link.move_in_queue(title.entry.title, to).await.map_err(status)?;
+        let title = self.queued(title).await?;
+        self.sources.link.move_in_queue(title, to).await.map_err(status)?;
         Ok(Response::new(self.sources.queue()))
     }
 

@@ -15,6 +15,7 @@ pub mod grants;
 pub mod identity;
 pub mod items;
 pub mod media;
+pub mod metrics;
 pub mod net;
 pub mod node;
 pub mod play;

@@ -27,6 +27,7 @@ use crate::control::Control;
 use crate::grants::Grants;
 use crate::identity::{Enrolment, Identity};
 use crate::items::Items;
+use crate::metrics::Figures;
 use crate::status::Sources;
 use crate::tracker_link::TrackerNotice;
 use crate::wishes::Queue;
@@ -121,6 +122,8 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<Exit> {
     spawn_until_stop(&shutdown, forward(notices, engine.clone()));
     spawn_until_stop(&shutdown, wishes::follow(queue, catalog.clone(), identity.device, engine.clone()));
 
+    let metrics = Metrics::new("peer-node", env!("CARGO_PKG_VERSION"));
+    metrics.register(|registry| registry.register_collector(Box::new(Figures::of(sources.clone()))));
     let app = App {
         grpc: Routes::new(pb::node::node_server::NodeServer::with_interceptor(
             Control::new(Arc::new(config.clone()), sources.clone(), shutdown.token()),
@@ -136,7 +139,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<Exit> {
         .merge(tv::routes(sources)),
         descriptors: pb::FILE_DESCRIPTOR_SET,
         health: Health::new(),
-        metrics: Metrics::new("peer-node", env!("CARGO_PKG_VERSION")),
+        metrics,
     };
     folder.note_endpoint(&url)?;
     say_ready(&url, &identity, options.json).context("failed to say on stdout that this device is ready")?;

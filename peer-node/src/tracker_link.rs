@@ -318,6 +318,8 @@ struct Stretch {
 /// What ends a wait on an open stream.
 enum Event {
     Notice(notice::Notice),
+    /// From a tracker that is newer than this device.
+    UnknownNotice,
     Changes(Vec<pb::tracker::CatalogChange>),
     ReportsRipe,
     HeartbeatDue,
@@ -453,6 +455,10 @@ impl Link {
     async fn apply(&mut self, stretch: &mut Stretch, event: Event) -> anyhow::Result<()> {
         match event {
             Event::Notice(notice) => self.handle_notice(stretch, notice).await,
+            Event::UnknownNotice => {
+                tracing::debug!("the tracker sent a notice this version does not know");
+                Ok(())
+            }
             Event::Changes(changes) => self.deps.catalog.accept(stretch.enrolled.tracker, changes).await,
             Event::ReportsRipe => self.send_reports(stretch).await,
             Event::HeartbeatDue => {
@@ -572,7 +578,7 @@ impl Stretch {
         tokio::select! {
             notice = self.notices.message() => match notice {
                 Ok(Some(pb::tracker::Notice { notice: Some(notice) })) => Event::Notice(notice),
-                Ok(Some(_)) => Event::Lost(anyhow::anyhow!("the tracker sent a notice this version does not know")),
+                Ok(Some(_)) => Event::UnknownNotice,
                 Ok(None) => Event::Lost(anyhow::anyhow!("the tracker closed the stream")),
                 Err(status) => Event::Lost(Failure::from(status).into()),
             },

@@ -58,6 +58,18 @@ impl Queue {
         self.state.subscribe()
     }
 
+    /// The queued title of this id or exact name, also while its catalog entry is not known.
+    pub fn find(&self, text: &str) -> Option<TitleId> {
+        let (id, name) = (text.trim().parse::<TitleId>().ok(), text.trim().to_lowercase());
+        let state = self.state();
+        let mut titles = state.entries.iter().filter_map(|entry| {
+            let title = TitleId::try_from(entry.title.as_slice()).ok()?;
+            let is_named = !name.is_empty() && entry.name.to_lowercase() == name;
+            (id == Some(title) || is_named).then_some(title)
+        });
+        titles.next()
+    }
+
     /// Takes the queue whatever its version: the first word of a tracker that was away, or is another one.
     pub async fn replace(&self, state: pb::tracker::QueueState) -> anyhow::Result<()> {
         let _turn = self.writing.lock().await;
@@ -148,6 +160,17 @@ mod tests {
         assert_eq!(queue.state().version, 7);
         queue.replace(state(1, &["Reef"])).await.unwrap();
         assert_eq!(*queue.state(), state(1, &["Reef"]));
+    }
+
+    #[tokio::test]
+    async fn queued_title_is_found_by_name_and_id_without_the_catalog() {
+        let queue = Queue::open(Arc::new(Memory::default())).await.unwrap();
+        let title = TitleId::from_bytes([7; 16]);
+        let mut state = state(1, &["Atlas"]);
+        state.entries[0].title = title.to_vec();
+        queue.replace(state).await.unwrap();
+        assert_eq!((queue.find("atlas"), queue.find(&title.to_string())), (Some(title), Some(title)));
+        assert_eq!((queue.find("atl"), queue.find("")), (None, None));
     }
 
     #[tokio::test]

@@ -149,6 +149,11 @@ fn device_without_network_runs_says_so_and_stops_cleanly() {
     assert_eq!((&status["enrolled"], &status["tracker"]["up"]), (&Value::Bool(false), &Value::Bool(false)));
     assert_eq!(status["device"], running.ready["id"]);
     assert!(running.get("/livez").starts_with("HTTP/1.1 200"));
+    let metrics = running.get("/metrics");
+    assert!(
+        metrics.contains("reelswarm_tracker_up 0") && metrics.contains("reelswarm_uploaded_bytes_total 0"),
+        "{metrics}"
+    );
     let page = running.get("/tv");
     assert!(page.starts_with("HTTP/1.1 200") && page.contains("not enrolled"), "{page}");
     assert!(running.get("/tv/style.css").contains("text/css"));
@@ -277,6 +282,17 @@ fn titles_are_found_queued_moved_and_taken_out() {
     );
     assert_fails(&this.ask(&["get", "Reef"]), 4, &["no title is called \"Reef\"", "catalog search"]);
     assert_fails(&this.ask(&["play", "atlas"]), 8, &["not been paid for", "peer-node pay"]);
+    let mut watcher = this.command(&["--json", "status", "atlas", "--watch"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
+    for _ in 0..2 {
+        let status: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!(
+            (names(&status), &status["titles"][0]["state"]),
+            (vec!["Atlas".to_owned()], &Value::from("waiting"))
+        );
+    }
+    watcher.kill().unwrap();
+    watcher.wait().unwrap();
     let found = this.ask(&["catalog", "search", "DAWN"]);
     assert!(String::from_utf8_lossy(&found.stdout).contains("Harbour at dawn"));
 
