@@ -24,26 +24,28 @@ struct Demo {
 
 impl Demo {
     fn start(keep: &Path) -> Demo {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_demo"))
+        let process = Command::new(env!("CARGO_BIN_EXE_demo"))
             .args(["--headless", "--json", "--keep"])
             .arg(keep)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .expect("the demo starts");
-        let mut steps = Vec::new();
-        for line in BufReader::new(process.stdout.take().expect("its output is piped")).lines() {
+        let mut demo = Demo { process, steps: Vec::new(), links: BTreeMap::new(), keep: keep.to_path_buf() };
+        let output = demo.process.stdout.take().expect("its output is piped");
+        for line in BufReader::new(output).lines() {
             let line: Value = serde_json::from_str(&line.expect("its output can be read")).expect("every line is JSON");
-            if let Some(verdict) = line.get("demo") {
-                assert_eq!(verdict, "passed", "{line:#}\nafter {steps:#?}");
-                let links = line["links"].as_object().expect("links are an object");
-                let links =
-                    links.iter().map(|(k, v)| (k.clone(), v.as_str().expect("a link is text").to_owned())).collect();
-                return Demo { process, steps, links, keep: keep.to_path_buf() };
-            }
-            steps.push(line);
+            let Some(verdict) = line.get("demo") else {
+                demo.steps.push(line);
+                continue;
+            };
+            assert_eq!(verdict, "passed", "{line:#}\nafter {:#?}", demo.steps);
+            let links = line["links"].as_object().expect("links are an object");
+            demo.links =
+                links.iter().map(|(k, v)| (k.clone(), v.as_str().expect("a link is text").to_owned())).collect();
+            return demo;
         }
-        panic!("the demo ended without a verdict after {steps:#?}");
+        panic!("the demo ended without a verdict after {:#?}", demo.steps);
     }
 
     fn item(&self) -> (String, String) {

@@ -120,7 +120,9 @@ fn every_proof_named_in_the_requirements_exists() {
         for proof in proofs.split('`').skip(1).step_by(2) {
             let function = proof.rsplit("::").next().unwrap_or(proof);
             assert!(
-                sources.contains(&format!("fn {function}(")) || sources.contains(&format!("\"{function}\"")),
+                sources.iter().any(|(_, text)| {
+                    text.contains(&format!("fn {function}(")) || text.contains(&format!("\"{function}\""))
+                }),
                 "row {id} names `{proof}`, and no such test (or step of the demo) exists"
             );
         }
@@ -128,19 +130,69 @@ fn every_proof_named_in_the_requirements_exists() {
     assert!(rows >= 42, "docs/requirements.md has lost rows: {rows} left");
 }
 
-/// All Rust sources of the workspace in one string.
-fn sources() -> String {
-    fn walk(folder: &Path, all: &mut String) {
+/// Codes that several crates say on purpose: each means the same wherever it is said.
+const SAID_BY_SEVERAL: &[&str] = &[
+    "E-CALL-01",  // the caller has not proven who it is
+    "E-DATA-06",  // nothing runs on this data folder
+    "E-FIELD-01", // a field breaks its bound
+];
+
+/// A person searches for a code and finds one explanation: no two crates use it for things of their own.
+#[test]
+fn every_error_code_has_one_meaning() {
+    let mut said = BTreeMap::<String, BTreeSet<String>>::new();
+    for (path, text) in sources() {
+        let own = path.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>();
+        if own.iter().any(|part| part == "tests" || part == "tests.rs") {
+            continue;
+        }
+        let text = text.split("#[cfg(test)]\nmod ").next().unwrap_or(&text);
+        for code in codes(text) {
+            assert!(is_well_formed(code), "{} says {code}; a code reads E-WORD-00", path.display());
+            said.entry(code.to_owned()).or_default().insert(own[0].to_string());
+        }
+    }
+    assert!(said.len() >= 100, "only {} codes were found: are they written otherwise now?", said.len());
+    for (code, crates) in &said {
+        let is_shared = SAID_BY_SEVERAL.contains(&code.as_str());
+        assert!(is_shared || crates.len() == 1, "{code} is said by {crates:?}: give one of them a number of its own");
+    }
+    for code in SAID_BY_SEVERAL {
+        assert!(said.get(*code).is_some_and(|crates| crates.len() > 1), "{code} is not said by several any more");
+    }
+}
+
+/// The string literals of a source that begin as codes do.
+fn codes(text: &str) -> impl Iterator<Item = &str> {
+    text.match_indices("\"E-").map(|(start, _)| {
+        let literal = &text[start + 1..];
+        &literal[..literal.find('"').unwrap_or(literal.len())]
+    })
+}
+
+fn is_well_formed(code: &str) -> bool {
+    let parts: Vec<&str> = code.split('-').collect();
+    let ["E", word, number] = parts.as_slice() else { return false };
+    !word.is_empty()
+        && word.bytes().all(|b| b.is_ascii_uppercase())
+        && number.len() == 2
+        && number.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// All Rust sources of the workspace: where they are, from its root, and what they say.
+fn sources() -> Vec<(PathBuf, String)> {
+    fn walk(folder: &Path, all: &mut Vec<(PathBuf, String)>) {
         for entry in std::fs::read_dir(folder).expect("a source folder can be listed").flatten() {
             let path = entry.path();
             if path.is_dir() && !path.ends_with("target") {
                 walk(&path, all);
             } else if path.extension().is_some_and(|e| e == "rs") {
-                all.push_str(&std::fs::read_to_string(&path).expect("sources are UTF-8"));
+                let text = std::fs::read_to_string(&path).expect("sources are UTF-8");
+                all.push((path.strip_prefix(root()).expect("it lies in the workspace").to_path_buf(), text));
             }
         }
     }
-    let mut all = String::new();
+    let mut all = Vec::new();
     for member in ["swarm-proto", "daemon", "tracker", "keyserver", "peer-node", "simulations", "benches"] {
         walk(&root().join(member), &mut all);
     }
