@@ -165,7 +165,7 @@ impl Catalog {
     pub fn find(&self, query: &str) -> Result<Arc<Title>, Failure> {
         let query = query.trim();
         if query.is_empty() {
-            return Err(Failure::new(Exit::Usage, "E-TITLE-01", "no title was named").hint("peer-node catalog ls"));
+            return Err(Failure::new(Exit::Usage, "E-TITLE-11", "no title was named").hint("peer-node catalog ls"));
         }
         let by_id = query.parse().ok().and_then(|title| self.title(title));
         if let Some(title) = by_id.or_else(|| query.parse().ok().and_then(|item| self.of_item(item))) {
@@ -178,7 +178,7 @@ impl Catalog {
             listed.iter().filter(|title| title.entry.name.to_lowercase().starts_with(&wanted)).collect();
         match (exact.as_slice(), begun.as_slice()) {
             ([only], _) | ([], [only]) => Ok(Arc::clone(only)),
-            ([], []) => Err(Failure::new(Exit::NotFound, "E-TITLE-02", format!("no title is called {query:?}"))
+            ([], []) => Err(Failure::new(Exit::NotFound, "E-TITLE-12", format!("no title is called {query:?}"))
                 .hint("peer-node catalog search WORDS")),
             ([], several) | (several, _) => Err(ambiguous(query, several)),
         }
@@ -281,7 +281,7 @@ fn has_words(title: &Title, words: &[String]) -> bool {
 fn ambiguous(query: &str, several: &[&Arc<Title>]) -> Failure {
     let names =
         several.iter().take(MAX_SUGGESTIONS).map(|title| format!("{:?} ({})", title.entry.name, title.entry.title));
-    Failure::new(Exit::Usage, "E-TITLE-03", format!("{} titles are called {query:?} or begin so", several.len()))
+    Failure::new(Exit::Usage, "E-TITLE-13", format!("{} titles are called {query:?} or begin so", several.len()))
         .why(names.collect::<Vec<_>>().join(", "))
         .hint("use more of the name, or the id in brackets")
 }

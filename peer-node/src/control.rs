@@ -62,7 +62,7 @@ impl Control {
         if text.len() > MAX_QUERY_BYTES {
             return Err(Failure::new(
                 Exit::Usage,
-                "E-TITLE-04",
+                "E-TITLE-14",
                 format!("a title is named in at most {MAX_QUERY_BYTES} bytes"),
             ));
         }

@@ -32,14 +32,14 @@ pub async fn enrol(
     name: Option<&str>,
 ) -> anyhow::Result<Arc<Enrolled>> {
     let code = EnrolCode::parse(code).map_err(|error| {
-        Failure::new(Exit::Usage, "E-ENROL-01", "this is not an enrolment code")
+        Failure::new(Exit::Usage, "E-ENROL-11", "this is not an enrolment code")
             .why(error)
             .hint("type the eight characters that the operator's `tracker device invite` printed; hyphens and case do not matter")
     })?;
     let device_name = name.unwrap_or(&config.name).to_owned();
     if device_name.is_empty() || device_name.len() > MAX_NAME_BYTES {
         bail!(
-            Failure::new(Exit::Usage, "E-ENROL-02", format!("a device's name has 1 to {MAX_NAME_BYTES} bytes"))
+            Failure::new(Exit::Usage, "E-ENROL-12", format!("a device's name has 1 to {MAX_NAME_BYTES} bytes"))
                 .hint("choose another --name")
         );
     }
@@ -54,7 +54,7 @@ pub async fn enrol(
     identity.sign_call(&mut request, tracker);
     let mut client = pb::tracker::enrolment_client::EnrolmentClient::new(channel);
     let answer = timeout(CALL_TIMEOUT, client.enrol(request)).await.map_err(|_| {
-        Failure::new(Exit::Unreachable, "E-ENROL-03", format!("the tracker at {url} did not answer in time"))
+        Failure::new(Exit::Unreachable, "E-ENROL-13", format!("the tracker at {url} did not answer in time"))
             .hint("try again: the code is still good")
     })?;
     let answer = answer.map_err(|status| client::failure(&url, &status))?.into_inner();

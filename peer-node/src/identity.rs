@@ -225,7 +225,7 @@ fn verified(signed: &Signed<Membership>, identity: &Identity, tracker: ServerId)
 fn damaged(path: &Path, error: &anyhow::Error) -> Failure {
     match error.downcast_ref::<Failure>() {
         Some(failure) => failure.clone(),
-        None => Failure::new(Exit::Integrity, "E-ENROL-04", format!("{} cannot be used", path.display()))
+        None => Failure::new(Exit::Integrity, "E-ENROL-14", format!("{} cannot be used", path.display()))
             .why(format!("{error:#}"))
             .hint("delete it and enrol again with a new code"),
     }

@@ -270,7 +270,7 @@ fn cannot_listen(address: &Multiaddr, error: &dyn std::error::Error) -> Failure 
         why = inner.to_string();
         source = inner.source();
     }
-    Failure::new(Exit::Conflict, "E-NET-01", format!("cannot listen on {address}")).why(why).hint(
+    Failure::new(Exit::Conflict, "E-NET-11", format!("cannot listen on {address}")).why(why).hint(
         "stop the program that uses the port, or choose another with --set net.listen=…; port 0 takes any free one",
     )
 }
@@ -280,7 +280,7 @@ fn parse(field: &str, texts: &[String]) -> anyhow::Result<Vec<Multiaddr>> {
 }
 
 fn bad(field: &str, text: &str, why: String) -> Failure {
-    Failure::new(Exit::Config, "E-NET-02", format!("{field} has {text:?}, which is not an address"))
+    Failure::new(Exit::Config, "E-NET-12", format!("{field} has {text:?}, which is not an address"))
         .why(why)
         .hint("write it as a multiaddr, for example /ip4/0.0.0.0/tcp/7100 or /ip4/0.0.0.0/udp/7100/quic-v1")
 }

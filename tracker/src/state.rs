@@ -205,7 +205,7 @@ impl State {
     fn new(parts: Parts, everything: Everything, catalog_version: watch::Sender<u64>) -> Result<State, Failure> {
         let now = clock::now();
         let default_site = SiteId::new(&parts.config.default_site)
-            .map_err(|error| Failure::new(Exit::Config, "E-CONFIG-03", "default_site is not a site").why(error))?;
+            .map_err(|error| Failure::new(Exit::Config, "E-CONFIG-10", "default_site is not a site").why(error))?;
         let writing = parts.health.check("store", "free some disk space, or check the disk and restart the tracker");
         writing.ok();
         let mut state = State {

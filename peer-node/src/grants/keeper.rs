@@ -589,7 +589,7 @@ async fn within<T>(
     match tokio::time::timeout(CALL_WITHIN, asked).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(client::failure(url, &status)),
-        Err(_) => Err(Failure::new(Exit::Unreachable, "E-NET-03", format!("{url} does not answer"))
+        Err(_) => Err(Failure::new(Exit::Unreachable, "E-NET-13", format!("{url} does not answer"))
             .why(format!("it took longer than {} s", CALL_WITHIN.as_secs()))
             .hint("check the keyserver; what is to be done there is kept and done when it answers")),
     }
@@ -599,7 +599,7 @@ async fn within<T>(
 async fn pinned(store: &dyn Store, configured: &str) -> anyhow::Result<Option<ServerId>> {
     if configured != AUTO {
         let id = configured.parse().map_err(|error| {
-            Failure::new(Exit::Config, "E-CONFIG-05", "keyserver.id is not the id of a keyserver")
+            Failure::new(Exit::Config, "E-CONFIG-11", "keyserver.id is not the id of a keyserver")
                 .why(error)
                 .hint("copy it from what the keyserver prints when it starts, or set it to \"auto\"")
         })?;
