@@ -105,6 +105,10 @@ impl Desk {
         let Some(tracker) = &self.tracker else { return refuse(Refusal::NotServing) };
         let Some(ticket) = self.tickets.read(&request.ticket, tracker) else { return refuse(Refusal::BadTicket) };
         let item = request.item;
+        // Before anything about the item is looked up: who has no right to it learns nothing of it.
+        if let Err(why) = self.uploads.check(now.utc, device, item, &ticket, self.tracker_up) {
+            return refuse(why);
+        }
         let manifest = self.items.manifest(&item);
         let ask = match (request.ask, &manifest) {
             (Ask::Chunk { index, .. }, Some(manifest)) if manifest.value(index).is_none() => {

@@ -186,6 +186,10 @@ async fn read_answer<T: AsyncRead + Unpin>(io: &mut T, ask: Ask, exchange: &Exch
     let mut header = [0; ANSWER_HEADER_BYTES];
     io.read_exact(&mut header).await?;
     let header = AnswerHeader::decode(&header).map_err(invalid)?;
+    let is_unasked = !matches!(ask, Ask::Chunk { want_segment_values: true, .. });
+    if is_unasked && header.values_len() > 0 {
+        return Err(invalid(WireError::Reserved("count of segment values that were not asked for")));
+    }
     let body = read_body(io, header.body_len(), longest(ask), exchange).await?;
     header.with_body(body).map_err(invalid)
 }
@@ -288,6 +292,16 @@ mod tests {
         let (bytes, _) = frame(Answer::Data { segment_values: Bytes::new(), bytes: vec![7; 10_000].into() }).await;
         let error = answer_to(Ask::Holding, bytes).await.expect_err("a chunk instead of a holding");
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[tokio::test]
+    async fn segment_values_come_only_to_those_who_asked() {
+        let answer = Answer::Data { segment_values: vec![1; 32].into(), bytes: vec![7; 100].into() };
+        let (bytes, _) = frame(answer.clone()).await;
+        let error = answer_to(CHUNK, bytes.clone()).await.expect_err("nobody asked for values");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let with_values = Ask::Chunk { index: ChunkIndex::FIRST, want_segment_values: true };
+        assert_eq!(answer_to(with_values, bytes).await.expect("they were asked for"), answer);
     }
 
     #[tokio::test]

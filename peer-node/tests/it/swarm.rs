@@ -609,8 +609,11 @@ async fn nobody_is_served_without_a_ticket_of_his_own() {
     let chunk = Ask::Chunk { index: ChunkIndex::FIRST, want_segment_values: true };
 
     assert_eq!(ask(chunk, Bytes::new()).await, Ok(Answer::Refused(Refusal::BadTicket)));
+    let beyond = Ask::Chunk { index: ChunkIndex::new(2).expect("an index"), want_segment_values: false };
     let anothers = swarm.ticket_bytes(seed.device, film.item);
-    assert_eq!(ask(chunk, anothers).await, Ok(Answer::Refused(Refusal::BadTicket)));
+    assert_eq!(ask(chunk, anothers.clone()).await, Ok(Answer::Refused(Refusal::BadTicket)));
+    // Not a word about how many chunks there are.
+    assert_eq!(ask(beyond, anothers).await, Ok(Answer::Refused(Refusal::BadTicket)));
     let forger = Swarm::new(99).ticket_bytes(stranger.device, film.item);
     assert_eq!(ask(Ask::Holding, forger).await, Ok(Answer::Refused(Refusal::BadTicket)));
 
@@ -618,7 +621,6 @@ async fn nobody_is_served_without_a_ticket_of_his_own() {
     let Ok(Answer::Data { segment_values, bytes }) = ask(chunk, own.clone()).await else { panic!("served") };
     assert_eq!(bytes, film.chunk(ChunkIndex::FIRST));
     film.manifest.verify_segment_values(ChunkIndex::FIRST, &segment_values).expect("they prove the chunk");
-    let beyond = Ask::Chunk { index: ChunkIndex::new(2).expect("an index"), want_segment_values: false };
     assert_eq!(ask(beyond, own).await, Ok(Answer::Refused(Refusal::NoSuchChunk)));
 }
 

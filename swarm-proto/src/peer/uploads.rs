@@ -199,7 +199,9 @@ impl Uploads {
         std::mem::take(&mut self.ledger).into_iter().map(|((item, device), bytes)| (item, device, bytes)).collect()
     }
 
-    fn check(
+    /// Whether this device may ask about this item with this ticket at all. Changes nothing, and nothing about the
+    /// item has to be known for it; [`Uploads::admit`] begins with the same.
+    pub fn check(
         &self,
         now: Utc,
         device: DeviceId,
