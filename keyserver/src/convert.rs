@@ -7,11 +7,8 @@ use swarm_proto::keyserver::orders::{Means, OrderState};
 use swarm_proto::pb::keyserver as pb;
 use tonic::Status;
 
-use crate::books::{Page, Standing};
+use crate::books::{MAX_PAGE, Page, Standing};
 use crate::refusals;
-
-/// Orders on a page when the caller does not say how many.
-const DEFAULT_PAGE: usize = 50;
 
 /// A field of fixed length.
 pub(crate) fn id<'a, T: TryFrom<&'a [u8], Error: std::fmt::Display>>(
@@ -44,8 +41,10 @@ pub(crate) fn page_request(page_size: u32, page_token: &[u8]) -> Result<(Option<
             Some(place.map_err(|_| refuse(Invalid::new("page_token", "must come from an earlier answer")))? as usize)
         }
     };
-    let size = if page_size == 0 { DEFAULT_PAGE } else { page_size as usize };
-    Ok((before, size))
+    match page_size as usize {
+        size @ 1..=MAX_PAGE => Ok((before, size)),
+        _ => Err(refuse(Invalid::new("page_size", format!("must be 1 to {MAX_PAGE}")))),
+    }
 }
 
 pub(crate) fn page(page: Page) -> pb::ListOrdersResponse {

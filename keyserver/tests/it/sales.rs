@@ -51,7 +51,7 @@ async fn a_pass_pays_and_the_key_opens_for_the_device_that_asked() {
     let all = shop
         .client
         .clone()
-        .list_orders(viewer.call(&keyserver, pb::ListOrdersRequest::default()))
+        .list_orders(viewer.call(&keyserver, pb::ListOrdersRequest { page_size: 500, ..Default::default() }))
         .await
         .expect("a list");
     assert_eq!(all.into_inner().orders.len(), 1);
@@ -161,7 +161,7 @@ async fn callers_who_do_not_prove_who_they_are_get_nothing() {
     let keyserver = world.home.start();
     let viewer = world.household();
     let shop = viewer.shop(&keyserver).await;
-    let list = pb::ListOrdersRequest::default;
+    let list = || pb::ListOrdersRequest { page_size: 10, ..Default::default() };
 
     let stranger = SigningKey::generate(&mut rng());
     let elsewhere = Device::enrolled_by(&stranger, AccountId::generate(&mut rng()), DeviceKind::Box);
@@ -199,6 +199,20 @@ async fn callers_who_do_not_prove_who_they_are_get_nothing() {
         assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unauthenticated, "E-CALL-01"), "call {n}");
     }
     assert!(shop.client.clone().list_orders(viewer.call(&keyserver, list())).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_page_of_nothing_or_of_too_much_is_refused_by_name() {
+    let world = World::new();
+    let keyserver = world.home.start();
+    let viewer = world.household();
+    let shop = viewer.shop(&keyserver).await;
+    for page_size in [0, 501, u32::MAX] {
+        let call = viewer.call(&keyserver, pb::ListOrdersRequest { page_size, ..Default::default() });
+        let refused = shop.client.clone().list_orders(call).await.expect_err("no such page");
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "E-FIELD-01"));
+        assert!(refused.message().contains("page_size"), "{}", refused.message());
+    }
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use crate::time::Utc;
 pub const MAX_PAYMENTS_PER_ORDER: usize = 8;
 
 /// Longest name of a publisher, in bytes.
-pub const MAX_NAME_LEN: usize = 100;
+pub const MAX_NAME_LEN: usize = 64;
 
 /// Shortest and longest life of a pass.
 pub const PASS_VALID: std::ops::RangeInclusive<Duration> =
