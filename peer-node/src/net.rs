@@ -8,6 +8,7 @@
 mod address;
 mod behaviour;
 mod codec;
+mod fresh_port;
 pub mod peer_id;
 mod routing;
 mod swarm_task;

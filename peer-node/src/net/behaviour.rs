@@ -18,7 +18,7 @@ use libp2p::{
 };
 use swarm_proto::wire;
 
-use super::Config;
+use super::{Config, fresh_port};
 use super::codec::Codec;
 use super::throttle::Throttle;
 
@@ -106,7 +106,7 @@ pub(super) fn build(keypair: &Keypair, config: &Config) -> anyhow::Result<Swarm<
 fn transport(keypair: &Keypair, private: bool) -> anyhow::Result<Boxed<(PeerId, StreamMuxerBox)>> {
     let mut streams = yamux::Config::default();
     streams.set_max_num_streams(STREAMS);
-    let tcp = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
+    let tcp = fresh_port::Transport(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true)))
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(keypair)?)
         .multiplex(streams)
