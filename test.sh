@@ -59,9 +59,9 @@ fi
 
 step "tests"
 if cargo nextest --version >/dev/null 2>&1; then
-  cargo nextest run --locked --workspace
+  cargo nextest run --locked --workspace --no-fail-fast
 else
-  cargo test --locked --workspace --lib --bins --tests
+  cargo test --locked --workspace --no-fail-fast --lib --bins --tests
 fi
 cargo test --locked --workspace --doc
 

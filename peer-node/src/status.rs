@@ -180,12 +180,13 @@ impl Sources {
     }
 }
 
-/// Bytes verified from boxes and from seeds.
+/// Bytes verified from boxes and from seeds. A source that only Kademlia knows counts as a box: seeds are known from
+/// plans and pins.
 pub fn bytes_by_kind(title: &pb::TitleStatus) -> (u64, u64) {
-    let sum = |kind: swarm_proto::pb::common::DeviceKind| {
-        title.sources.iter().filter(|source| source.kind() == kind).map(|source| source.verified_bytes).sum()
-    };
-    (sum(swarm_proto::pb::common::DeviceKind::Box), sum(swarm_proto::pb::common::DeviceKind::Seed))
+    let is_seed = |source: &&pb::SourceBytes| source.kind() == swarm_proto::pb::common::DeviceKind::Seed;
+    let all: u64 = title.sources.iter().map(|source| source.verified_bytes).sum();
+    let seeds = title.sources.iter().filter(is_seed).map(|source| source.verified_bytes).sum();
+    (all - seeds, seeds)
 }
 
 fn by_item(snapshot: &Snapshot) -> BTreeMap<ItemId, &ItemSnapshot> {
@@ -228,5 +229,18 @@ fn source(source: &engine::SourceBytes) -> pb::SourceBytes {
             engine::FoundBy::Pinned => "pinned",
         }
         .to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_of_a_source_of_unknown_kind_are_not_lost_from_the_split() {
+        let from = |kind: i32, verified_bytes| pb::SourceBytes { kind, verified_bytes, ..pb::SourceBytes::default() };
+        let title =
+            pb::TitleStatus { sources: vec![from(0, 24), from(1, 1), from(2, 9)], ..pb::TitleStatus::default() };
+        assert_eq!(bytes_by_kind(&title), (25, 9));
     }
 }

@@ -27,7 +27,7 @@ const FILTER_BITS: usize = 1 << 28;
 const PIECE: usize = 1 << 20;
 
 /// What was found where.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Leak {
     pub(super) file: PathBuf,
     pub(super) offset: u64,
@@ -101,10 +101,12 @@ impl<'a> Search<'a> {
         loop {
             let kept = buffer.len();
             let got = file.by_ref().take(PIECE as u64).read_to_end(&mut buffer)?;
-            self.scan_piece(path, offset, &buffer, leaks);
             if got == 0 {
                 return Ok(offset + kept as u64);
             }
+            self.scan_piece(path, offset, &buffer, leaks);
+            // What lies wholly in the overlap of two pieces has been seen twice.
+            leaks.dedup();
             // The last window of this piece begins the next one, so a run across the border is seen too.
             let keep = buffer.len().min(WINDOW - 1);
             offset += (buffer.len() - keep) as u64;

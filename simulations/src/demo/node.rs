@@ -13,7 +13,6 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use swarm_proto::pb::common::DeviceKind;
 use swarm_proto::pb::node::node_client::NodeClient;
 use swarm_proto::pb::node::{GetStatusRequest, Status, TitleState, TitleStatus};
 use tonic::service::interceptor::InterceptedService;
@@ -100,12 +99,6 @@ pub(super) fn bytes_from(title: &TitleStatus, names: &Names) -> BTreeMap<String,
     }
     from.retain(|_, bytes| *bytes > 0);
     from
-}
-
-/// Verified bytes of a title that came from boxes and from seeds.
-pub(super) fn by_kind(title: &TitleStatus) -> (u64, u64) {
-    let sum = |kind: DeviceKind| title.sources.iter().filter(|s| s.kind() == kind).map(|s| s.verified_bytes).sum();
-    (sum(DeviceKind::Box), sum(DeviceKind::Seed))
 }
 
 /// What a step says of a title that has arrived.

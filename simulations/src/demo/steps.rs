@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use daemon::Exit;
+use peer_node::status::bytes_by_kind;
 use serde_json::Value;
 use swarm_proto::pb::node::TitleState;
 use swarm_proto::seal::Released;
@@ -13,7 +14,7 @@ use swarm_proto::seal::Released;
 use super::device::Device;
 use super::leaks::{Leak, Search, hex};
 use super::liar::Liar;
-use super::node::{arrived, by_kind, bytes_from, fetch, play_and_compare};
+use super::node::{arrived, bytes_from, fetch, play_and_compare};
 use super::process::Daemon;
 use super::report::{Findings, Report};
 use super::world::{World, text};
@@ -88,7 +89,7 @@ async fn carry(world: &mut World, name: &str) -> anyhow::Result<Findings> {
     world.number(1).command(&["get", name]).await?.ok()?;
     let took = begun.elapsed();
     let title = world.node(1).await?.until_available(name, ARRIVES_WITHIN).await?;
-    let (boxes, seeds) = by_kind(&title);
+    let (boxes, seeds) = bytes_by_kind(&title);
     ensure!(boxes == 0 && seeds == title.sealed_len, "box 1 got {boxes} bytes from boxes and {seeds} from the seed");
     check_sealed_file(world.number(1), &hex(&title.item))?;
     Ok(arrived(&title, &world.names, "box 1").rate(title.sealed_len, took))
@@ -99,7 +100,7 @@ async fn share(world: &mut World, name: &str) -> anyhow::Result<Findings> {
     world.number(2).command(&["get", name]).await?.ok()?;
     let took = begun.elapsed();
     let title = world.node(2).await?.until_available(name, ARRIVES_WITHIN).await?;
-    let (boxes, seeds) = by_kind(&title);
+    let (boxes, seeds) = bytes_by_kind(&title);
     ensure!(boxes > seeds, "box 2 got {boxes} bytes from box 1 and {seeds} from the seed: it should be mostly box 1");
     check_sealed_file(world.number(2), &hex(&title.item))?;
     Ok(arrived(&title, &world.names, "box 2").rate(title.sealed_len, took))

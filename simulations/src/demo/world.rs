@@ -167,7 +167,7 @@ async fn device(
     let args = ["enrol", &code, "--tracker", tracker.url.trim_end_matches('/'), "--name", name];
     let enrolled = run(Role::PeerNode, folder, &data, &args).await?.ok()?;
     settings.extend([
-        ("name", format!("\"{name}\"")),
+        ("name", name.to_owned()),
         ("server.listen", ANY_PORT.to_owned()),
         ("net.listen", "[\"/ip4/127.0.0.1/tcp/0\"]".to_owned()),
     ]);
