@@ -18,9 +18,9 @@ use libp2p::{
 };
 use swarm_proto::wire;
 
-use super::{Config, fresh_port};
 use super::codec::Codec;
 use super::throttle::Throttle;
+use super::{Config, fresh_port};
 
 /// The swarm's own Kademlia: strangers of the public network have no business here.
 pub(super) const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/reelswarm/kad/1");

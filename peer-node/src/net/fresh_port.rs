@@ -32,10 +32,7 @@ impl<T: libp2p::core::Transport + Unpin> libp2p::core::Transport for Transport<T
         self.0.dial(address, DialOpts { port_use: PortUse::New, ..options })
     }
 
-    fn poll(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<TransportEvent<T::ListenerUpgrade, T::Error>> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<TransportEvent<T::ListenerUpgrade, T::Error>> {
         Pin::new(&mut self.0).poll(context)
     }
 }
