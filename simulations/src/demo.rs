@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
-use daemon::{Exit, Failure};
+use daemon::{Exit, Failure, Shutdown};
 
 /// The film that is published when no other is named: see `media/make.sh`.
 const FILM: &[u8] = include_bytes!("../media/harbour-at-dawn.mp4");
@@ -88,13 +88,8 @@ async fn run(options: Options) -> anyhow::Result<Exit> {
     }
     let folder = Folder::new(options.keep.as_deref())?;
     let original = Original::prepare(options.media.as_deref(), folder.path())?;
-    tokio::select! {
-        outcome = steps::run(&options, folder.path(), &original) => outcome,
-        stopped = tokio::signal::ctrl_c() => {
-            stopped.context("failed to listen for Ctrl-C")?;
-            Ok(Exit::Interrupted)
-        }
-    }
+    let shutdown = Shutdown::listen()?;
+    steps::run(&options, folder.path(), &original, &shutdown).await
 }
 
 /// Where everything of this run lies.

@@ -1,11 +1,11 @@
 //! The steps of the demo, in order; each does one thing for real and checks it.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use daemon::Exit;
+use daemon::{Exit, Shutdown};
 use peer_node::status::bytes_by_kind;
 use serde_json::Value;
 use swarm_proto::pb::node::TitleState;
@@ -31,8 +31,14 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 /// How fast box 3 may fetch while servers are stopped around it, so that there is a middle to stop them in.
 const UNHURRIED: &str = "12 MiB/s";
 
-/// Runs everything and says how it went.
-pub(super) async fn run(options: &Options, folder: &std::path::Path, film: &Original) -> anyhow::Result<Exit> {
+/// Runs everything and says how it went. When the user asks it to stop, the daemons are stopped all the same before the
+/// folder goes.
+pub(super) async fn run(
+    options: &Options,
+    folder: &Path,
+    film: &Original,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Exit> {
     let mut report = Report::new(options.json, options.headless);
     let mut world = World::start(folder, options.boxes).await?;
     for (name, url) in world.links() {
@@ -40,7 +46,14 @@ pub(super) async fn run(options: &Options, folder: &std::path::Path, film: &Orig
     }
     report.line("");
 
-    all_steps(&mut world, &mut report, film).await;
+    let stopped = tokio::select! {
+        () = all_steps(&mut world, &mut report, film) => false,
+        () = shutdown.requested() => true,
+    };
+    if stopped {
+        world.stop().await?;
+        return Ok(shutdown.drain().await);
+    }
     let peak_memory = world.peak_memory_of_boxes()?;
     let passed = report.verdict(&world.links(), &peak_memory);
     if !passed && options.keep.is_none() {
@@ -48,7 +61,7 @@ pub(super) async fn run(options: &Options, folder: &std::path::Path, film: &Orig
     }
     if passed && !options.exit {
         report.line("Open a link, press Ctrl-C to stop. Nothing is left behind.");
-        tokio::signal::ctrl_c().await.context("failed to listen for Ctrl-C")?;
+        shutdown.requested().await;
     }
     world.stop().await?;
     Ok(if passed { Exit::Done } else { Exit::Failed })

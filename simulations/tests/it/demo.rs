@@ -154,6 +154,27 @@ async fn plays_in_a_browser(demo: &Demo) {
 }
 
 #[test]
+fn a_demo_that_is_asked_to_stop_leaves_neither_processes_nor_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut process = Command::new(env!("CARGO_BIN_EXE_demo"))
+        .args(["--headless", "--json"])
+        .env("TMPDIR", folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the demo starts");
+    let output = process.stdout.take().expect("its output is piped");
+    let first = BufReader::new(output).lines().next().expect("a step").expect("it can be read");
+    assert!(first.contains("publish"), "{first}");
+    let pid = rustix::process::Pid::from_child(&process);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    let ended = process.wait().expect("it ends");
+    assert_eq!(ended.code(), Some(143));
+    assert_eq!(processes_on(folder.path()), Vec::<u32>::new());
+    assert_eq!(std::fs::read_dir(folder.path()).expect("the folder is there").count(), 0, "files are left behind");
+}
+
+#[test]
 fn bad_options_say_what_is_wrong_and_start_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("mine"), "precious").expect("a file");
