@@ -6,6 +6,7 @@
 //! truth.
 
 pub mod attempts;
+pub mod compaction;
 pub mod grants;
 pub mod ledger;
 pub mod orders;

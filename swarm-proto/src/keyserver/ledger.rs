@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::grants::{self, Asker, Grant, GrantRefusal, Verdict};
 use super::orders::{Means, Order, OrderState, Payment, Refund};
 use super::passes::{self, Pass};
-use super::record::{self, EventId, IdempotencyKey, PassId, Reason, Record, RefundedBy, SealedKey, Terms};
+use super::record::{self, ChainHash, EventId, IdempotencyKey, PassId, Reason, Record, RefundedBy, SealedKey, Terms};
 use super::refusals::{
     AdmitRefusal, DepositRefusal, Full, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, TillRefusal,
 };
@@ -41,9 +41,9 @@ pub struct Config {
     pub max_devices_per_order: usize,
     /// Orders of one account that wait for money at a time.
     pub max_open_orders_per_account: usize,
-    /// Orders of one account, ever.
+    /// Orders of one account.
     pub max_orders_per_account: usize,
-    /// Orders in all, ever.
+    /// Orders in all: those that were paid, and those that have not been forgotten yet.
     pub max_orders: usize,
     /// Passes in all, ever.
     pub max_passes: usize,
@@ -417,6 +417,41 @@ impl Ledger {
         }
     }
 
+    /// Whether there is such an order, whosever it is.
+    pub fn knows(&self, order: &OrderId) -> bool {
+        self.orders.contains_key(order)
+    }
+
+    /// Forgets orders that came to nothing, so long after they have expired; says how many. What was asked for them
+    /// under an idempotency key is forgotten with them.
+    pub fn forget_unpaid(&mut self, now: Utc, after: Duration) -> Answer<usize> {
+        let created_before = now.minus(self.config.open_for.saturating_add(after));
+        let before = self.orders.len();
+        let forgettable = |order: &Order| order.came_to_nothing() && order.created < created_before;
+        if !self.orders.values().any(forgettable) {
+            return Answer::unchanged(0);
+        }
+        self.enter(now, Record::OrdersForgotten { created_before }, |ledger| before - ledger.orders.len())
+    }
+
+    /// Every item whose key is deposited, with the key as the vault has sealed it.
+    pub fn sealed_keys(&self) -> impl Iterator<Item = (&ItemId, &KeyCommitment, &SealedKey)> {
+        self.items.iter().map(|(id, item)| (id, &item.commitment, &item.key))
+    }
+
+    /// Takes a deposited key that was sealed anew.
+    pub fn reseal(&mut self, now: Utc, item: ItemId, key: SealedKey) -> Answer<()> {
+        match self.items.get(&item).is_some_and(|known| known.key != key) {
+            true => self.enter(now, Record::KeyResealed { item, key }, |_| ()),
+            false => Answer::unchanged(()),
+        }
+    }
+
+    /// Notes that the operator goes on with a journal that has lost its end.
+    pub fn accept_rollback(&mut self, now: Utc, records: u64, hash: ChainHash) -> Answer<()> {
+        self.enter(now, Record::RollbackAccepted { records, hash }, |_| ())
+    }
+
     /// Counts everything; takes time in proportion to the number of orders.
     pub fn totals(&self, now: Utc) -> Totals {
         let mut totals = Totals {
@@ -513,8 +548,25 @@ impl Ledger {
                 let grant = found.grants_mut().get_mut(&device).ok_or(Contradiction("the device has no grant"))?;
                 grant.issued = at;
             }
+            Record::OrdersForgotten { created_before } => self.forget(created_before),
+            Record::KeyResealed { item, key } => {
+                let known = self.items.get_mut(&item).ok_or(Contradiction("the item is not known"))?;
+                known.key = key;
+            }
+            Record::RollbackAccepted { .. } => {}
         }
         Ok(())
+    }
+
+    fn forget(&mut self, created_before: Utc) {
+        let orders = &mut self.orders;
+        orders.retain(|_, order| !order.came_to_nothing() || order.created >= created_before);
+        self.sequence.retain(|order| orders.contains_key(order));
+        self.accounts.retain(|_, account| {
+            account.orders.retain(|order| orders.contains_key(order));
+            account.by_key.retain(|_, order| orders.contains_key(order));
+            !account.orders.is_empty()
+        });
     }
 
     /// Applies a record that was just decided on, and makes the reply from what is so now.

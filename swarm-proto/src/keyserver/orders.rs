@@ -111,6 +111,11 @@ impl Order {
         if now.since(self.created) >= open_for { OrderState::Expired } else { OrderState::Pending }
     }
 
+    /// Whether nothing ever came of it: no money, and so no key.
+    pub fn came_to_nothing(&self) -> bool {
+        self.payments.is_empty() && self.refund.is_none() && self.grants.is_empty()
+    }
+
     /// The money that paid for it: the first that arrived.
     pub fn payment(&self) -> Option<&Payment> {
         self.payments.first()

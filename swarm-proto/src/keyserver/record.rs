@@ -121,6 +121,46 @@ pub enum Record {
         /// For which device.
         device: DeviceId,
     },
+    /// Orders for which no money ever came are no longer kept.
+    OrdersForgotten {
+        /// Those that were created before this moment.
+        created_before: Utc,
+    },
+    /// A deposited key was sealed under another master key.
+    KeyResealed {
+        /// The item it opens.
+        item: ItemId,
+        /// The key, as only the vault can open it from now on.
+        key: SealedKey,
+    },
+    /// The operator has accepted a journal that ends before what was once there, such as one from a backup.
+    RollbackAccepted {
+        /// How many records there were.
+        records: u64,
+        /// The hash of the last one.
+        hash: ChainHash,
+    },
+}
+
+impl Record {
+    /// The order it is about. A record that is about none never goes away with an order.
+    pub const fn order(&self) -> Option<OrderId> {
+        match self {
+            Self::OrderCreated { order, .. }
+            | Self::PassRedeemed { order, .. }
+            | Self::PaymentReceived { order, .. }
+            | Self::OrderRefunded { order, .. }
+            | Self::Granted { order, .. }
+            | Self::LicenceRenewed { order, .. } => Some(*order),
+            Self::PublisherAdmitted { .. }
+            | Self::KeyDeposited { .. }
+            | Self::TermsChanged { .. }
+            | Self::PassCreated { .. }
+            | Self::OrdersForgotten { .. }
+            | Self::KeyResealed { .. }
+            | Self::RollbackAccepted { .. } => None,
+        }
+    }
 }
 
 /// What a publisher says about buying an item, as in its latest catalog entry.
@@ -180,6 +220,10 @@ hash_id!(
 hash_id!(
     /// A message of a till: the hash of its webhook id.
     EventId
+);
+hash_id!(
+    /// A link of the journal's chain.
+    ChainHash
 );
 
 /// A content key sealed by the vault: a nonce of 24 bytes, 32 bytes of ciphertext and a tag of 16.

@@ -8,6 +8,7 @@ use proptest::sample::Index;
 use super::*;
 use crate::catalog::{Currency, Kind, Media, OfferId, OfferKind, Policy};
 use crate::geometry::Geometry;
+use crate::keyserver::compaction::Compaction;
 use crate::limit::Limit;
 use crate::membership::DeviceKind;
 
@@ -113,6 +114,16 @@ fn shop_with(config: Config) -> Ledger {
     let _ = ledger.admit_publisher(at(0), PUBLISHER, "Acme").expect("admitted");
     let _ = ledger.deposit(at(0), &entry(1, offers), sealed()).expect("deposited");
     ledger
+}
+
+/// The records of a [`shop`].
+fn opening() -> Vec<(Utc, Record)> {
+    let item = shop().items[&ITEM].clone();
+    let Item { publisher, title, commitment, n_spans, terms, key } = item;
+    vec![
+        (at(0), Record::PublisherAdmitted { publisher, name: "Acme".to_owned() }),
+        (at(0), Record::KeyDeposited { item: ITEM, publisher, title, commitment, n_spans, terms, key }),
+    ]
 }
 
 fn ordered(ledger: &mut Ledger, n: usize, offer: &str) -> OrderId {
@@ -288,6 +299,52 @@ fn unpaid_orders_expire_and_late_money_still_counts() {
 }
 
 #[test]
+fn unpaid_orders_are_forgotten_long_after_they_expired_and_paid_ones_never() {
+    let mut ledger = shop();
+    let (unpaid, settled) = (ordered(&mut ledger, 1, "rent"), paid(&mut ledger, 2, "rent"));
+    let keep = 30 * DAY;
+    let last = at(0) + DAY + keep;
+    assert_eq!(ledger.forget_unpaid(last, keep), Answer::unchanged(0), "its answer is still kept");
+    let again = ledger.create_order(last, ALICE, key(1), ITEM, "rent", order_id(3)).expect("the same");
+    assert_eq!(again.reply.id, unpaid);
+    let forgotten = ledger.forget_unpaid(last + Duration::from_millis(1), keep);
+    assert!(matches!(forgotten, Answer { record: Some(Record::OrdersForgotten { .. }), reply: 1 }));
+    assert_eq!((ledger.knows(&unpaid), ledger.knows(&settled)), (false, true));
+    let anew = ledger.create_order(last, ALICE, key(1), ITEM, "rent", order_id(3)).expect("ordered");
+    assert_eq!(anew.reply.id, order_id(3), "the idempotency key is free again");
+    let late = news(TillNews::Succeeded, 9, unpaid, ALICE);
+    assert_eq!(ledger.handle_till(last, &late), Err(TillRefusal::NoSuchOrder), "the till hears that it is not known");
+    assert_eq!(ledger.all_orders(None).count(), 2);
+}
+
+#[test]
+fn a_snapshot_keeps_the_last_of_what_is_replaced_and_nothing_of_what_is_forgotten() {
+    let mut ledger = shop();
+    let mut history = opening();
+    let mut write = |at: Utc, record: Option<Record>| history.push((at, record.expect("something has happened")));
+    let created = ledger.create_order(at(0), ALICE, key(1), ITEM, "rent", order_id(1)).expect("ordered");
+    write(at(0), created.record);
+    let created = ledger.create_order(at(0), ALICE, key(2), ITEM, "rent", order_id(2)).expect("ordered");
+    write(at(0), created.record);
+    ledger.create_pass(at(0), PASS, 1, DAY).map(|answer| write(at(0), answer.record)).expect("sold");
+    let redeemed = ledger.pay_with_pass(at(1), &ALICE, order_id(2), PASS).expect("paid");
+    write(at(1), redeemed.record);
+    write(at(2), ledger.request_grant(at(2), &box_of(ALICE, 1), order_id(2)).expect("granted").record);
+    for days in 1..=9 {
+        let renewed = ledger.request_grant(at(2) + days * DAY, &box_of(ALICE, 1), order_id(2)).expect("renewed");
+        write(at(2) + days * DAY, renewed.record);
+    }
+    let later = at(2) + 31 * DAY;
+    write(later, ledger.forget_unpaid(later, 29 * DAY).record);
+    assert_eq!(history.len(), 17);
+    let mut compaction = Compaction::default();
+    (1..).zip(&history).for_each(|(number, (_, record))| compaction.note(number, record));
+    let kept = (1..).zip(&history).filter(|(number, (_, record))| compaction.keeps(*number, record, &ledger)).count();
+    assert_eq!(kept, 7, "two of the opening, order, pass, redemption, grant and one renewal");
+    assert_eq!(compacted(&history, &ledger), ledger);
+}
+
+#[test]
 fn pass_pays_one_credit_for_money_offers_and_the_price_for_credit_offers() {
     let mut ledger = shop();
     let _ = ledger.create_pass(at(0), PASS, 3, DAY).expect("sold");
@@ -426,6 +483,7 @@ enum Step {
     Till { what: TillNews, event: u8, order: Index, honest: bool },
     Refund { order: Index },
     Grant { account: AccountId, device: u8, order: Index },
+    ForgetUnpaid { days: u64 },
 }
 
 fn account() -> impl Strategy<Value = AccountId> {
@@ -444,6 +502,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(what, event, order, honest)| Step::Till { what, event, order, honest }),
         1 => any::<Index>().prop_map(|order| Step::Refund { order }),
         6 => (account(), 0..6u8, any::<Index>()).prop_map(|(account, device, order)| Step::Grant { account, device, order }),
+        1 => (0..3u64).prop_map(|days| Step::ForgetUnpaid { days }),
     ]
 }
 
@@ -469,11 +528,32 @@ impl Model {
     }
 }
 
+/// The ledger that the records make which compaction keeps.
+fn compacted(history: &[(Utc, Record)], whole: &Ledger) -> Ledger {
+    let numbered = || (1..).zip(history);
+    let mut compaction = Compaction::default();
+    numbered().for_each(|(number, (_, record))| compaction.note(number, record));
+    let mut ledger = Ledger::new(whole.config.clone());
+    for (_, (at, record)) in numbered().filter(|(number, (_, record))| compaction.keeps(*number, record, whole)) {
+        ledger.apply(*at, record).expect("what is kept fits together");
+    }
+    ledger
+}
+
+/// A history takes a tenth of a millisecond; PROPTEST_CASES asks for more.
+fn many() -> ProptestConfig {
+    let config = ProptestConfig::default();
+    ProptestConfig { cases: config.cases.max(10_000), ..config }
+}
+
 proptest! {
+    #![proptest_config(many())]
+
     #[test]
     fn no_history_breaks_an_invariant_and_replay_gives_the_same_ledger(steps in prop::collection::vec(step(), 1..120)) {
         let mut ledger = shop();
         let mut replayed = shop();
+        let mut history = opening();
         let mut model = Model::default();
         let mut now = at(0);
         for (n, step) in steps.into_iter().enumerate() {
@@ -552,9 +632,19 @@ proptest! {
                         Err(_) => None,
                     }
                 }
+                Step::ForgetUnpaid { days } => {
+                    let Answer { record, reply } = ledger.forget_unpaid(now, days as u32 * DAY);
+                    let before = model.orders.len();
+                    let forgotten: BTreeSet<_> = model.orders.keys().filter(|order| !ledger.knows(order)).copied().collect();
+                    prop_assert!(forgotten.is_disjoint(&model.paid) && forgotten.is_disjoint(&model.refunded), "I1: unpaid only");
+                    model.orders.retain(|order, _| !forgotten.contains(order));
+                    prop_assert_eq!(before - model.orders.len(), reply);
+                    record
+                }
             };
             if let Some(record) = record {
                 prop_assert_eq!(replayed.apply(now, &record), Ok(()));
+                history.push((now, record));
             }
             for (order, account) in &model.orders {
                 prop_assert!(ledger.order(account, order).is_ok(), "I1: an acknowledged order is found");
@@ -566,6 +656,7 @@ proptest! {
             let distinct: BTreeSet<_> = model.serials.values().collect();
             prop_assert_eq!(distinct.len(), model.serials.len(), "no two licences share a number");
         }
+        prop_assert_eq!(&compacted(&history, &ledger), &ledger, "a snapshot stands for its history");
         prop_assert_eq!(replayed, ledger);
     }
 
