@@ -5,6 +5,7 @@
 //! cannot understand, and answers trouble with a [`Failure`]: what happened, why, and what to do.
 
 pub mod client;
+pub mod command;
 pub mod config;
 pub mod data_folder;
 pub mod exit;

@@ -7,14 +7,11 @@ mod audit;
 mod operator;
 
 use std::ffi::OsString;
-use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use daemon::config::{ConfigArgs, ConfigCommand, Settings, Sources};
-use daemon::logs::{self, LogArgs};
-use daemon::{DataFolder, Exit, Failure, Shutdown, data_folder, run_main, secrets};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use daemon::config::ConfigCommand;
+use daemon::{DataFolder, Exit, Failure, Shutdown, command, logs, run_main, secrets};
 use serde::Serialize;
 use swarm_proto::id::ServerId;
 use swarm_proto::signed::SigningKey;
@@ -43,20 +40,7 @@ struct Cli {
     command: Command,
 }
 
-/// What every command understands.
-#[derive(Args, Clone)]
-pub(crate) struct Global {
-    /// Data folder [default: $XDG_DATA_HOME/reelswarm/keyserver]
-    #[arg(long, global = true, value_name = "FOLDER")]
-    data: Option<PathBuf>,
-    /// Print JSON, one object per line
-    #[arg(long, global = true)]
-    json: bool,
-    #[command(flatten)]
-    config: ConfigArgs,
-    #[command(flatten)]
-    logs: LogArgs,
-}
+type Global = command::Global<Config>;
 
 #[derive(Subcommand)]
 enum Command {
@@ -117,25 +101,14 @@ enum SecretCommand {
 
 /// The whole program: parses the arguments (the first being the program's name), runs, and answers how it ended.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let parsed = command().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
-    let Cli { global, command } = match parsed {
-        Ok(cli) => cli,
-        Err(error) => {
-            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
-            // Nobody is left to tell when even this cannot be printed.
-            let _ = error.print();
-            return exit.into();
-        }
-    };
-    run_main(global.json, Box::pin(dispatch(global, command)))
+    match command::parse(command(), args) {
+        Ok(Cli { global, command }) => run_main(global.json, Box::pin(dispatch(global, command))),
+        Err(exit) => exit,
+    }
 }
 
-/// The command as clap has it, with the flags of every command out of the way of the short help.
 fn command() -> clap::Command {
-    Cli::command().mut_args(|arg| match arg.get_id().as_str() {
-        "config" | "set" | "log_level" | "log_format" => arg.hide_short_help(true),
-        _ => arg,
-    })
+    command::brief(Cli::command())
 }
 
 async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
@@ -147,10 +120,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
         Command::Audit(command) => audit::run(&global, command),
         Command::Webhook(WebhookCommand::Secret(SecretCommand::New)) => new_webhook_secret(&global),
         Command::Id => id(&global),
-        Command::Config(command) => {
-            let sources = Sources::usual::<Config>(&global.config);
-            command.run::<Config>(&sources, global.json, &mut std::io::stdout())
-        }
+        Command::Config(command) => command.run::<Config>(&global.sources(), global.json, &mut std::io::stdout()),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut self::command(), "keyserver", &mut std::io::stdout());
             Ok(Exit::Done)
@@ -161,7 +131,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
 async fn run_daemon(global: &Global, args: RunArgs) -> anyhow::Result<Exit> {
     logs::init(&global.logs)?;
     let trackers: Vec<String> = args.trust_tracker.iter().map(ServerId::to_string).collect();
-    let sources = Sources::usual::<Config>(&global.config).flag("--listen", "server.listen", args.listen).flag(
+    let sources = global.sources().flag("--listen", "server.listen", args.listen).flag(
         "--trust-tracker",
         "trusted_trackers",
         Some(trackers.join(",")).filter(|list| !list.is_empty()),
@@ -170,18 +140,7 @@ async fn run_daemon(global: &Global, args: RunArgs) -> anyhow::Result<Exit> {
     if args.exit_with_parent {
         shutdown.end_with_parent();
     }
-    let announce = |ready: &server::Ready| {
-        let mut out = std::io::stdout().lock();
-        let server::Ready { url, id } = ready;
-        match global.json {
-            true => {
-                let line = serde_json::json!({ "ready": "keyserver", "url": url, "id": id, "pid": std::process::id() });
-                writeln!(out, "{line}")?;
-            }
-            false => writeln!(out, "keyserver ready {url}/ id {id}")?,
-        }
-        out.flush()
-    };
+    let announce = |ready: &server::Ready| command::say_ready(global.json, "keyserver", &ready.url, "/", &ready.id);
     server::run(global.data_folder()?, &sources, shutdown, announce).await
 }
 
@@ -218,24 +177,6 @@ fn new_webhook_secret(global: &Global) -> anyhow::Result<Exit> {
     let secret = secret::renew(folder.path())?;
     let answer = NewSecret { secret: &secret, path: crate::till::PATH };
     global.print(&answer, || format!("{}\n", *secret))
-}
-
-impl Global {
-    /// The data folder that the command is about.
-    fn data_folder(&self) -> Result<PathBuf, Failure> {
-        self.data.clone().map_or_else(|| data_folder::default_path(Config::ROLE), Ok)
-    }
-
-    /// Prints an answer: as JSON if asked to, else as the text that is made of it.
-    fn print<T: Serialize>(&self, answer: &T, text: impl FnOnce() -> String) -> anyhow::Result<Exit> {
-        let mut out = std::io::stdout().lock();
-        match self.json {
-            true => writeln!(out, "{}", serde_json::to_string(answer)?)?,
-            false => write!(out, "{}", text())?,
-        }
-        out.flush()?;
-        Ok(Exit::Done)
-    }
 }
 
 #[cfg(test)]

@@ -16,16 +16,12 @@ mod status;
 mod titles;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use daemon::config::{ConfigArgs, ConfigCommand, Loaded, Settings, Sources};
-use daemon::data_folder;
-use daemon::exit::{Exit, Failure, run_main};
-use daemon::logs::{self, LogArgs};
-use serde::Serialize;
+use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand};
+use daemon::config::{ConfigCommand, Loaded};
+use daemon::exit::{Exit, run_main};
+use daemon::{command, logs};
 
 use crate::config::Config;
 use crate::node;
@@ -55,20 +51,7 @@ struct Cli {
     command: Command,
 }
 
-/// What every command understands.
-#[derive(Args, Clone)]
-pub(crate) struct Global {
-    /// Data folder [default: $XDG_DATA_HOME/reelswarm/peer-node]
-    #[arg(long, global = true, value_name = "FOLDER")]
-    data: Option<PathBuf>,
-    /// Print JSON, one object per line
-    #[arg(long, global = true)]
-    json: bool,
-    #[command(flatten)]
-    config: ConfigArgs,
-    #[command(flatten)]
-    logs: LogArgs,
-}
+type Global = command::Global<Config>;
 
 #[derive(Subcommand)]
 enum Command {
@@ -135,25 +118,15 @@ struct RunArgs {
 
 /// The whole program: parses the arguments (the first being the program's name), runs, and answers how it ended.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let parsed = command().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
-    let Cli { global, command } = match parsed {
-        Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
-        }
-    };
-    run_main(global.json, Box::pin(dispatch(global, command)))
+    match command::parse(command(), args) {
+        Ok(Cli { global, command }) => run_main(global.json, Box::pin(dispatch(global, command))),
+        Err(exit) => exit,
+    }
 }
 
-/// The command as clap has it, with what few people need out of the way of the short help.
 fn command() -> clap::Command {
     let version = Arg::new("version").short('V').long("version").action(ArgAction::Version).help("Print version");
-    let command = Cli::command().disable_version_flag(true).arg(version);
-    command.mut_args(|arg| match arg.get_id().as_str() {
-        "config" | "set" | "log_level" | "log_format" | "version" => arg.hide_short_help(true),
-        _ => arg,
-    })
+    command::brief(Cli::command().disable_version_flag(true).arg(version))
 }
 
 async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
@@ -169,9 +142,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
         Command::Publish(args) => publish::run(&global, args).await,
         Command::Publisher(command) => publish::run_publisher(&global, command),
         Command::Id => id::run(&global),
-        Command::Config(command) => {
-            command.run::<Config>(&Sources::usual::<Config>(&global.config), global.json, &mut std::io::stdout())
-        }
+        Command::Config(command) => command.run::<Config>(&global.sources(), global.json, &mut std::io::stdout()),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut self::command(), "peer-node", &mut std::io::stdout());
             Ok(Exit::Done)
@@ -181,7 +152,8 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
 
 async fn run_device(global: &Global, args: RunArgs) -> anyhow::Result<Exit> {
     logs::init(&global.logs)?;
-    let sources = Sources::usual::<Config>(&global.config)
+    let sources = global
+        .sources()
         .flag("--tracker", "tracker.url", args.tracker)
         .flag("--keyserver", "keyserver.url", args.keyserver)
         .flag("--name", "name", args.name)
@@ -195,34 +167,6 @@ async fn run_device(global: &Global, args: RunArgs) -> anyhow::Result<Exit> {
         exit_with_parent: args.exit_with_parent,
     };
     node::run(settings, options).await
-}
-
-impl Global {
-    /// The data folder that the command is about.
-    fn data_folder(&self) -> Result<PathBuf, Failure> {
-        self.data.clone().map_or_else(|| data_folder::default_path(Config::ROLE), Ok)
-    }
-
-    /// The configuration, for commands that do part of a device's work themselves.
-    fn settings(&self) -> Result<Config, Failure> {
-        Ok(Sources::usual::<Config>(&self.config).load::<Config>()?.settings)
-    }
-
-    /// Prints an answer: as JSON if asked to, else as the text that is made of it.
-    fn print<T: Serialize>(&self, answer: &T, text: impl FnOnce() -> String) -> anyhow::Result<()> {
-        let mut out = std::io::stdout().lock();
-        match self.json {
-            true => writeln!(out, "{}", serde_json::to_string(answer)?)?,
-            false => write!(out, "{}", text())?,
-        }
-        out.flush()?;
-        Ok(())
-    }
-
-    /// Whether a person looks at this while it happens.
-    fn is_watched(&self) -> bool {
-        !self.json && std::io::stderr().is_terminal()
-    }
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@
 //! Stopping: players and commands first, then transfers, then the disk. A device that is killed instead has lost
 //! nothing that it acknowledged.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use daemon::DataFolder;
+use daemon::command;
 use daemon::exit::Exit;
 use daemon::health::Health;
 use daemon::metrics::Metrics;
@@ -142,7 +142,8 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<Exit> {
         metrics,
     };
     folder.note_endpoint(&url)?;
-    say_ready(&url, &identity, options.json).context("failed to say on stdout that this device is ready")?;
+    command::say_ready(options.json, "peer-node", &url, "/tv", &identity.device)
+        .context("failed to say on stdout that this device is ready")?;
     let served = bound.serve(app, shutdown.token()).await;
     if served.is_err() {
         shutdown.trigger(Exit::Failed);
@@ -165,21 +166,4 @@ async fn forward(mut notices: mpsc::Receiver<TrackerNotice>, engine: engine::Han
     while let Some(notice) = notices.recv().await {
         engine.notice(notice).await;
     }
-}
-
-/// The one line on stdout that a person or a script waits for.
-fn say_ready(url: &str, identity: &Identity, json: bool) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    match json {
-        true => {
-            let id = identity.device.to_string();
-            writeln!(
-                out,
-                "{}",
-                serde_json::json!({ "ready": "peer-node", "url": url, "id": id, "pid": std::process::id() })
-            )?;
-        }
-        false => writeln!(out, "peer-node ready {url}/tv id {}", identity.device)?,
-    }
-    out.flush()
 }

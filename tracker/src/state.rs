@@ -4,7 +4,9 @@
 //! machines what would become of it, then commits that, then lets it be so. What devices will say again (holdings,
 //! traffic, when they were seen) is written a little later, together. Others hold a [`Handle`].
 
-mod members;
+mod customers;
+mod devices;
+mod publishers;
 mod queues;
 mod sessions;
 mod titles;

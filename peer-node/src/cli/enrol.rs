@@ -79,6 +79,5 @@ pub(super) async fn run(global: &Global, args: EnrolArgs) -> anyhow::Result<Exit
             answer.account,
             answer.site
         )
-    })?;
-    Ok(Exit::Done)
+    })
 }

@@ -27,6 +27,5 @@ pub(super) fn run(global: &Global) -> anyhow::Result<Exit> {
     };
     global.print(&answer, || {
         format!("device   {}\nshort    {}\npeer id  {}\n", answer.device, answer.short, answer.peer_id)
-    })?;
-    Ok(Exit::Done)
+    })
 }

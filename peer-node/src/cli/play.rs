@@ -38,8 +38,7 @@ pub(super) async fn run(global: &Global, args: PlayArgs) -> anyhow::Result<Exit>
     let until =
         Some(Utc::from_millis(answer.playable_until_utc_ms)).filter(|until| *until != Utc::EPOCH && *until < Utc::MAX);
     let answer = Answer { url: answer.url, playable_until: until.map(|until| until.to_string()), opened_in };
-    global.print(&answer, || format!("{}\n", answer.url))?;
-    Ok(Exit::Done)
+    global.print(&answer, || format!("{}\n", answer.url))
 }
 
 fn open(url: &str) -> Result<&'static str, Failure> {

@@ -106,8 +106,7 @@ pub(super) fn run_publisher(global: &Global, command: PublisherCommand) -> anyho
     let PublisherCommand::Id(args) = command;
     let publisher = args.open(&prepared_folder(global)?)?;
     let id = publisher.id().to_string();
-    global.print(&serde_json::json!({ "publisher": id }), || format!("{id}\n"))?;
-    Ok(Exit::Done)
+    global.print(&serde_json::json!({ "publisher": id }), || format!("{id}\n"))
 }
 
 pub(super) async fn run(global: &Global, args: PublishArgs) -> anyhow::Result<Exit> {
@@ -132,8 +131,7 @@ pub(super) async fn run(global: &Global, args: PublishArgs) -> anyhow::Result<Ex
     };
     let outlets = Servers { config, data, tracker: args.tracker, keyserver: args.keyserver };
     let published = publish::run(request, &publisher, &outlets, watcher(global)).await?;
-    report(global, &publisher, &published)?;
-    Ok(Exit::Done)
+    report(global, &publisher, &published)
 }
 
 /// The data folder, made and checked, and not held: a device may run on it.
@@ -217,7 +215,7 @@ impl Outlets for Servers {
     }
 }
 
-fn report(global: &Global, publisher: &Publisher, published: &Published) -> anyhow::Result<()> {
+fn report(global: &Global, publisher: &Publisher, published: &Published) -> anyhow::Result<Exit> {
     let held = published.adoption == Some(Adoption::Held);
     let answer = Answer {
         state: if published.already { "already published" } else { "published" },

@@ -56,8 +56,7 @@ pub(super) async fn run(global: &Global, command: QueueCommand) -> anyhow::Resul
     };
     let queue = answer.map_err(|status| device.failure(&status))?.into_inner();
     let titles: Vec<TitleLine> = queue.titles.iter().map(TitleLine::of).collect();
-    global.print(&serde_json::json!({ "version": queue.version, "titles": titles }), || text(&queue))?;
-    Ok(Exit::Done)
+    global.print(&serde_json::json!({ "version": queue.version, "titles": titles }), || text(&queue))
 }
 
 fn text(queue: &QueueView) -> String {

@@ -60,11 +60,7 @@ pub(super) async fn run(global: &Global, command: CatalogCommand) -> anyhow::Res
         let signed = Signed::<CatalogEntry>::try_from(signed)?;
         titles.push(line(signed.verify(&signed.signer())?));
     }
-    match global.json {
-        true => titles.iter().try_for_each(|title| global.print(title, String::new))?,
-        false => global.print(&(), || text(&titles))?,
-    }
-    Ok(Exit::Done)
+    global.print_list(&titles, || text(&titles))
 }
 
 fn text(titles: &[Title]) -> String {

@@ -1,4 +1,4 @@
-//! Questions about customers, devices, invitations and publishers.
+//! Questions about devices and invitations for new ones.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use daemon::exit::Failure;
 use futures::FutureExt as _;
 use swarm_proto::code::EnrolCode;
-use swarm_proto::id::{AccountId, DeviceId, PublisherId, SiteId};
+use swarm_proto::id::{AccountId, DeviceId, SiteId};
 use swarm_proto::membership::{DeviceKind, Membership};
 use swarm_proto::pb::tracker as pb;
 use swarm_proto::signed::Signed;
 use swarm_proto::time::Now;
 use swarm_proto::tracker::planner::Profile;
-use swarm_proto::tracker::registry::{Applicant, Customer, Device, Invite, InviteKey, RegistryError, Status};
+use swarm_proto::tracker::registry::{Applicant, Device, Invite, InviteKey, RegistryError};
 use tonic::Status as GrpcStatus;
 
 use super::{Handle, State};
@@ -24,36 +24,6 @@ use crate::refusal;
 const MAX_SWEPT: usize = 500;
 
 impl Handle {
-    /// Adds a customer.
-    pub(crate) async fn add_customer(&self, name: String) -> Result<pb::Customer, Failure> {
-        self.ask(move |state, now| state.add_customer(now, name).boxed()).await
-    }
-
-    /// A page of customers.
-    pub(crate) async fn customers(
-        &self,
-        after: Option<AccountId>,
-        page_size: usize,
-    ) -> Result<pb::ListCustomersResponse, Failure> {
-        self.look(move |state, _| {
-            let mut rest = state.registry.customers_after(after).peekable();
-            let page: Vec<&Customer> = rest.by_ref().take(page_size).collect();
-            let more = rest.peek().and_then(|_| page.last().map(|last| last.account.to_vec()));
-            let customers = page.into_iter().map(|it| state.customer_message(it)).collect();
-            Ok(pb::ListCustomersResponse { customers, next_page_token: more.unwrap_or_default() })
-        })
-        .await
-    }
-
-    /// Suspends a customer, or serves it again.
-    pub(crate) async fn set_customer_status(
-        &self,
-        account: AccountId,
-        status: Status,
-    ) -> Result<pb::Customer, Failure> {
-        self.ask(move |state, _| state.set_customer_status(account, status).boxed()).await
-    }
-
     /// Makes a code for one device.
     pub(crate) async fn invite(
         &self,
@@ -111,32 +81,9 @@ impl Handle {
     pub(crate) async fn revoke(&self, device: DeviceId) -> Result<pb::Device, Failure> {
         self.ask(move |state, now| state.revoke(now, device).boxed()).await
     }
-
-    /// Lets a publisher publish; true if it could already.
-    pub(crate) async fn admit_publisher(&self, publisher: PublisherId, name: String) -> Result<bool, Failure> {
-        self.ask(move |state, _| state.admit_publisher(publisher, name).boxed()).await
-    }
 }
 
 impl State {
-    async fn add_customer(&mut self, now: Now, name: String) -> Result<pb::Customer, Failure> {
-        let account = AccountId::generate(&mut self.rng);
-        let customer = self.registry.new_customer(now.utc, account, &name).map_err(refusal::registry)?;
-        self.commit(Records::new().customer(&customer)).await?;
-        let answer = convert::customer(&customer, 0);
-        self.registry.insert_customer(customer);
-        Ok(answer)
-    }
-
-    async fn set_customer_status(&mut self, account: AccountId, status: Status) -> Result<pb::Customer, Failure> {
-        let customer = self.registry.with_status(&account, status).map_err(refusal::registry)?;
-        self.commit(Records::new().customer(&customer)).await?;
-        tracing::info!(%account, ?status, "customer changed");
-        let answer = self.customer_message(&customer);
-        self.registry.insert_customer(customer);
-        Ok(answer)
-    }
-
     async fn invite(
         &mut self,
         now: Now,
@@ -195,16 +142,6 @@ impl State {
         Ok(self.device_message(&revoked))
     }
 
-    async fn admit_publisher(&mut self, publisher: PublisherId, name: String) -> Result<bool, Failure> {
-        if self.registry.publisher_name(&publisher) == Some(name.as_str()) {
-            return Ok(true);
-        }
-        let already = self.registry.is_publisher(&publisher);
-        self.commit(Records::new().publisher(&publisher, &name)).await?;
-        self.registry.insert_publisher(publisher, name);
-        Ok(already)
-    }
-
     /// Forgets invitations that are over. A failure is no harm: the next sweep finds them again after a restart.
     pub(super) async fn sweep_invites(&mut self, now: Now) {
         for forgotten in self.registry.forget_invites(now.utc).chunks(MAX_SWEPT) {
@@ -238,10 +175,6 @@ impl State {
         let membership = self.sign_membership(&renewed)?;
         self.registry.insert_device(renewed);
         Ok(Some(membership))
-    }
-
-    fn customer_message(&self, customer: &Customer) -> pb::Customer {
-        convert::customer(customer, self.registry.devices_of(&customer.account).filter(|it| !it.revoked).count())
     }
 
     pub(super) fn close_session(&mut self, device: &DeviceId, why: GrpcStatus) {
