@@ -5,7 +5,13 @@
 
 pub mod addresses;
 pub mod catalog;
+pub mod demand;
+mod fixed;
 pub mod guesses;
+pub mod placement;
 pub mod planner;
+pub mod preload;
+pub mod proofs;
 pub mod queue;
 pub mod registry;
+pub mod repositories;
