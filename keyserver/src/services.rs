@@ -5,6 +5,7 @@
 
 pub(crate) mod deposits;
 pub(crate) mod operator;
+pub(crate) mod rights;
 pub(crate) mod shop;
 
 use std::sync::Arc;
@@ -15,12 +16,15 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use swarm_proto::pb::keyserver::deposits_server::DepositsServer;
 use swarm_proto::pb::keyserver::operator_server::OperatorServer;
+use swarm_proto::pb::keyserver::rights_server::RightsServer;
 use swarm_proto::pb::keyserver::shop_server::ShopServer;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
+use tonic::{Request, Status};
 
 use crate::books::Books;
-use crate::caller::Doorkeeper;
+use crate::caller::{Caller, Doorkeeper};
+use crate::clock;
 use crate::vault::Keys;
 
 /// Largest deposit: an entry of 64 KiB, its signature, a wrapped key.
@@ -36,6 +40,17 @@ pub(crate) struct Context {
     pub(crate) keys: Arc<Keys>,
     pub(crate) doorkeeper: Doorkeeper,
     pub(crate) counters: Counters,
+}
+
+impl Context {
+    /// The device behind a call.
+    pub(crate) fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let admitted = self.doorkeeper.admit(request.metadata(), clock::utc());
+        if admitted.is_err() {
+            self.counters.count("call", "refused");
+        }
+        admitted
+    }
 }
 
 /// What became of what was asked. Labels are words of this program, never of a caller.
@@ -78,7 +93,11 @@ pub(crate) fn routes(context: &Context, token: &OperatorToken) -> Routes {
     let deposits =
         DepositsServer::new(deposits::Deposits::new(context.clone())).max_decoding_message_size(MAX_DEPOSIT_BYTES);
     let shop = ShopServer::new(shop::Shop::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let rights = RightsServer::new(rights::Rights::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
     let operator =
         OperatorServer::new(operator::Operator::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
-    Routes::new(deposits).add_service(shop).add_service(InterceptedService::new(operator, token.guard()))
+    Routes::new(deposits)
+        .add_service(shop)
+        .add_service(rights)
+        .add_service(InterceptedService::new(operator, token.guard()))
 }

@@ -143,11 +143,8 @@ impl Control {
 
     async fn play(&self, query: Option<pb::TitleQuery>) -> Result<pb::GetPlayUrlResponse, Failure> {
         let title = self.title(query).await?;
-        let until = self.sources.grants.playable(&title.entry.item)?;
-        Ok(pb::GetPlayUrlResponse {
-            url: self.sources.play_url(&title.entry.item),
-            playable_until_utc_ms: until.as_millis(),
-        })
+        let expiry = self.sources.grants.playable(&title.entry.item)?;
+        Ok(pb::GetPlayUrlResponse { url: self.sources.play_url(&title.entry.item), expiry: Some(expiry.into()) })
     }
 }
 

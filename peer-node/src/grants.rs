@@ -8,7 +8,6 @@
 
 mod keeper;
 mod records;
-mod trusted_time;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,7 +20,10 @@ use swarm_proto::catalog::{CatalogEntry, Offer};
 use swarm_proto::geometry::Geometry;
 use swarm_proto::id::{ItemId, OrderId};
 use swarm_proto::licence::Denied;
+use swarm_proto::limit::Limit;
 use swarm_proto::pb::keyserver::OrderState;
+use swarm_proto::peer::trusted_time::TrustedTime;
+use swarm_proto::peer::viewings::Viewings;
 use swarm_proto::seal::{KeyCommitment, Opener, Released};
 use swarm_proto::time::{Now, Utc};
 use swarm_proto::wrap::{self, Label};
@@ -29,7 +31,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::keeper::{Keeper, Request};
 use self::records::Grant;
-use self::trusted_time::TrustedTime;
 use crate::config;
 use crate::identity::{Identity, Members};
 use crate::tracker_link::LinkState;
@@ -122,6 +123,7 @@ struct State {
     /// What became of the last order of an item that has no grant yet.
     orders: BTreeMap<ItemId, OrderState>,
     open: BTreeMap<ItemId, (OrderId, Arc<Opener>)>,
+    viewings: Viewings,
 }
 
 impl Grants {
@@ -154,18 +156,18 @@ impl Grants {
         answer.await.map_err(|_| stopping())?
     }
 
-    /// Until when a viewing of an item may begin ([`Utc::MAX`]: for ever), or why none may begin now.
-    pub fn playable(&self, item: &ItemId) -> Result<Utc, Failure> {
+    /// The effective expiry of the right to watch an item (no viewing begins from then on), or why none may begin now.
+    pub fn playable(&self, item: &ItemId) -> Result<Limit<Utc>, Failure> {
         let now = (self.shared.clock)();
-        self.shared.read(|state| state.usable(now, item).map(|grant| state.end(grant)))
+        self.shared.read(|state| state.usable(now, item).map(Grant::expiry))
     }
 
-    /// Until when a viewing of an item may begin, if one may begin now.
-    pub fn playable_until(&self, item: &ItemId) -> Option<Utc> {
+    /// The effective expiry, if a viewing of an item may begin now.
+    pub fn playable_until(&self, item: &ItemId) -> Option<Limit<Utc>> {
         self.playable(item).ok()
     }
 
-    /// The key of an item, for a viewing that begins or goes on now. The first one starts the clock of a rental.
+    /// The key of an item, for a viewing that begins now or is under way. The first one starts the clock of a rental.
     pub async fn open(
         &self,
         item: ItemId,
@@ -173,25 +175,35 @@ impl Grants {
         commitment: KeyCommitment,
     ) -> Result<Arc<Opener>, Failure> {
         let now = (self.shared.clock)();
-        let grant = self.shared.read(|state| state.usable(now, &item).cloned())?;
+        let grant = self.shared.read(|state| state.watchable(now, &item).cloned())?;
+        let order = grant.licence.order;
         if grant.first_play.is_none() {
             let (reply, done) = oneshot::channel();
-            let request = Request::FirstPlay { item, order: grant.licence.order, reply };
-            self.keeper.send(request).await.map_err(|_| stopping())?;
+            self.keeper.send(Request::FirstPlay { item, order, reply }).await.map_err(|_| stopping())?;
             done.await.map_err(|_| stopping())??;
         }
-        if let Some(opener) = self.shared.read(|state| state.opened(&item, &grant.licence.order)) {
+        self.shared.change(|state| state.viewings.handle_played(now.mono, item, order));
+        if let Some(opener) = self.shared.read(|state| state.opened(&item, &order)) {
             return Ok(opener);
         }
         let opener = Arc::new(Opener::new(self.shared.unwrap(&grant, &commitment)?, geometry));
-        self.shared.change(|state| state.keep_open(item, grant.licence.order, opener.clone()));
+        self.shared.change(|state| state.keep_open(item, order, opener.clone()));
         Ok(opener)
     }
 
     /// Whether a viewing of an item that has begun may go on.
     pub fn may_go_on(&self, item: &ItemId) -> Result<(), Failure> {
         let now = (self.shared.clock)();
-        self.shared.read(|state| state.watchable(now, item).map(|_| ()))
+        self.shared.change(|state| match state.watchable(now, item).map(|grant| grant.licence.order) {
+            Ok(order) => {
+                state.viewings.handle_played(now.mono, *item, order);
+                Ok(())
+            }
+            Err(failure) => {
+                state.viewings.handle_over(item);
+                Err(failure)
+            }
+        })
     }
 
     /// Whether the keyserver is there.
@@ -232,12 +244,14 @@ impl State {
         self.best(item, |grant| self.time.allows_start(now, &grant.licence, grant.first_play))
     }
 
-    /// The grant under which a viewing of this item that has begun may go on.
+    /// The grant under which a viewing may begin, or else the one under which one that is under way may go on.
     fn watchable(&self, now: Now, item: &ItemId) -> Result<&Grant, Failure> {
-        self.best(item, |grant| match grant.first_play {
-            Some(first_play) => self.time.allows_continue(now, &grant.licence, first_play),
-            None => self.time.allows_start(now, &grant.licence, None),
-        })
+        let usable = self.usable(now, item);
+        let (Err(_), Some(viewing)) = (&usable, self.viewings.under_way(now.mono, item)) else { return usable };
+        let grant = self.grants.get(item).and_then(|grants| grants.get(&viewing.order));
+        let Some((grant, first_play)) = grant.and_then(|grant| Some((grant, grant.first_play?))) else { return usable };
+        let judged = self.time.allows_continue(now, &grant.licence, first_play);
+        judged.map(|()| grant).map_err(|denied| self.refusal(item, Some(denied)))
     }
 
     fn best(&self, item: &ItemId, judge: impl Fn(&Grant) -> Result<(), Denied>) -> Result<&Grant, Failure> {
@@ -245,23 +259,12 @@ impl State {
         let (mut best, mut denied): (Option<&Grant>, Option<Denied>) = (None, None);
         for grant in grants {
             match judge(grant) {
-                Ok(()) if best.is_none_or(|best| self.end(grant) > self.end(best)) => best = Some(grant),
+                Ok(()) if best.is_none_or(|best| grant.lasts_longer_than(best)) => best = Some(grant),
                 Ok(()) => {}
                 Err(reason) => denied = Some(reason),
             }
         }
         best.ok_or_else(|| self.refusal(item, denied))
-    }
-
-    /// Until when a viewing under this grant may begin.
-    fn end(&self, grant: &Grant) -> Utc {
-        let licence = &grant.licence;
-        let rental = match grant.first_play {
-            Some(first_play) => licence.finish_within.bound().map(|within| first_play + within),
-            None => licence.start_by.bound(),
-        };
-        let ends = [licence.not_after.bound(), licence.offline_until().bound(), rental];
-        ends.into_iter().flatten().min().unwrap_or(Utc::MAX)
     }
 
     fn refusal(&self, item: &ItemId, denied: Option<Denied>) -> Failure {

@@ -131,7 +131,7 @@ impl Sources {
 
     fn title_status(&self, title: &Title, snapshot: Option<&ItemSnapshot>, now: Utc) -> pb::TitleStatus {
         let entry = &title.entry;
-        let playable_until = self.grants.playable_until(&entry.item);
+        let expiry = self.grants.playable_until(&entry.item);
         let status = pb::TitleStatus {
             title: entry.title.to_vec(),
             item: entry.item.to_vec(),
@@ -139,8 +139,8 @@ impl Sources {
             state: pb::TitleState::Unspecified.into(),
             n_chunks: entry.geometry.n_chunks(),
             sealed_len: entry.geometry.sealed_len(),
-            playable: playable_until.is_some(),
-            playable_until_utc_ms: playable_until.map(Utc::as_millis),
+            playable: expiry.is_some(),
+            expiry: expiry.map(Into::into),
             play_url: self.play_url(&entry.item),
             ..pb::TitleStatus::default()
         };

@@ -144,7 +144,12 @@ fn watch_body(title: &TitleStatus, description: &str, mime: &str) -> Markup {
     let source = format!("/play/{item}");
     html! {
         header {
-            p.facts { a href="/tv" { "‹ Home" } span { (state_in_words(title)) } span { (show::bytes(title.sealed_len)) } }
+            p.facts {
+                a href="/tv" { "‹ Home" }
+                span { (state_in_words(title)) }
+                span { (show::bytes(title.sealed_len)) }
+                @if let Some(expiry) = show::begin_before(title) { span { (expiry) } }
+            }
             h1 { (title.name) }
         }
         main {

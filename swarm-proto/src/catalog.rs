@@ -34,6 +34,8 @@ pub const MAX_REGIONS: usize = 300;
 pub const MAX_PRICE_MINOR: u64 = 1_000_000_000_000;
 /// Highest age rating in use anywhere.
 pub const MAX_RATING_AGE: u32 = 21;
+/// Longest time that a box may play after its licence should have been renewed: then one look at the keyserver.
+pub const MAX_OFFLINE_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Largest width or height of a picture.
 const MAX_PIXELS: u32 = 65_536;
 /// Longest MIME type (RFC 6838, one half).
@@ -290,11 +292,11 @@ pub struct Policy {
     pub start_by: Limit<Duration>,
     /// Playing ends this long after the first play.
     pub finish_within: Limit<Duration>,
-    /// A viewing under way when that time is over may be watched to its end.
+    /// A viewing under way when that time is over may be watched to its end, for [`crate::licence::SOFT_FINISH`] at most.
     pub soft_finish: bool,
     /// The device asks for a fresh licence this long after the last one.
     pub renew_after: Limit<Duration>,
-    /// It may still play this long after the renewal was due.
+    /// It may still play this long after the renewal was due; [`MAX_OFFLINE_GRACE`] at most where there are renewals.
     pub offline_grace: Limit<Duration>,
     /// The viewing period begins.
     pub not_before: Limit<Utc>,
@@ -601,12 +603,17 @@ impl TryFrom<pb::Policy> for Policy {
 
     fn try_from(message: pb::Policy) -> Result<Self, Invalid> {
         let (not_before, not_after) = period(message.not_before, message.not_after)?;
+        let renew_after = limit::duration("renew_after", message.renew_after)?;
+        let offline_grace = limit::duration("offline_grace", message.offline_grace)?;
+        if !renew_after.is_unlimited() && offline_grace.bound().is_none_or(|grace| grace > MAX_OFFLINE_GRACE) {
+            return Err(Invalid::new("offline_grace", "must be at most 24 hours where licences are renewed"));
+        }
         Ok(Self {
             start_by: limit::duration("start_by", message.start_by)?,
             finish_within: limit::duration("finish_within", message.finish_within)?,
             soft_finish: message.soft_finish,
-            renew_after: limit::duration("renew_after", message.renew_after)?,
-            offline_grace: limit::duration("offline_grace", message.offline_grace)?,
+            renew_after,
+            offline_grace,
             not_before,
             not_after,
         })

@@ -18,6 +18,7 @@ pub mod membership;
 pub mod pb;
 pub mod peer;
 pub mod seal;
+pub mod server_time;
 pub mod signed;
 pub mod ticket;
 pub mod time;

@@ -2,7 +2,8 @@
 //!
 //! A licence names one order, one device, one item and the spans its key opens. All moments are judged with the trusted
 //! time that the caller brings (signed server time plus what has passed since), never with a clock that the viewer can
-//! set. Windows include their beginning and exclude their end.
+//! set. Windows include their beginning and exclude their end. When a right ends is computed here and nowhere else:
+//! [`Licence::expiry`] is what the box judges by and what every screen shows.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -22,6 +23,10 @@ use crate::wrap;
 
 /// The rules by which this code reads a licence.
 pub const POLICY_VERSION: u32 = 1;
+
+/// How far past `finish_within` a viewing under way may run when the licence finishes softly: the longest film there is,
+/// with an interval. A bound all the same, so that a player left on pause does not make a purchase of a rental.
+pub const SOFT_FINISH: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// What a released key may be used for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +51,7 @@ pub struct Licence {
     pub start_by: Limit<Utc>,
     /// Playing ends this long after the first play.
     pub finish_within: Limit<Duration>,
-    /// A viewing under way when that time is over may be watched to its end.
+    /// A viewing under way when that time is over may be watched to its end, for [`SOFT_FINISH`] at most.
     pub soft_finish: bool,
     /// A fresh licence is due this long after `issued`.
     pub renew_after: Limit<Duration>,
@@ -56,6 +61,8 @@ pub struct Licence {
     pub issued: Utc,
     /// By which rules to read it.
     pub policy_version: u32,
+    /// When the title was first played under this order, on whichever device, as far as the keyserver has heard.
+    pub first_play: Option<Utc>,
 }
 
 /// What the licence belongs to: the purchase, and who may use it for what.
@@ -96,7 +103,8 @@ pub enum Denied {
 impl Licence {
     /// What a purchase gives at the moment of its first grant: the offer's clocks, counted from `granted`.
     ///
-    /// A renewal keeps `granted`, so that `start_by` does not move, and brings a later `issued`.
+    /// A renewal keeps `granted`, so that `start_by` does not move, and brings a later `issued`. Of a first play the
+    /// keyserver may hear later: then it sets `first_play`.
     pub fn new(serial: u64, subject: Subject, policy: &Policy, granted: Utc, issued: Utc) -> Self {
         Self {
             serial,
@@ -114,45 +122,42 @@ impl Licence {
             offline_grace: policy.offline_grace,
             issued,
             policy_version: POLICY_VERSION,
+            first_play: None,
         }
+    }
+
+    /// When the title was first played: the earliest of what the keyserver and this device know.
+    pub fn first_play(&self, here: Option<Utc>) -> Option<Utc> {
+        self.first_play.into_iter().chain(here).min()
+    }
+
+    /// The effective expiry: from this moment on no viewing begins, unless a fresh licence moves it.
+    ///
+    /// `first_play` is when this device first played the title, if it did.
+    pub fn expiry(&self, first_play: Option<Utc>) -> Limit<Utc> {
+        earliest(self.ends(self.rental(self.first_play(first_play))))
+    }
+
+    /// When a viewing that began in time has to end.
+    pub fn viewing_ends(&self, first_play: Utc) -> Limit<Utc> {
+        earliest(self.ends(self.viewing(first_play)))
     }
 
     /// Whether the key may be used at all at this moment: the viewing period, and the time offline.
     pub fn allows(&self, utc: Utc) -> Result<(), Denied> {
-        if let Limit::Of(begin) = self.not_before
-            && utc < begin
-        {
-            return Err(Denied::TooEarly(begin));
-        }
-        if let Limit::Of(end) = self.not_after
-            && utc >= end
-        {
-            return Err(Denied::TooLate(end));
-        }
-        if let Limit::Of(end) = self.offline_until()
-            && utc >= end
-        {
-            return Err(Denied::RenewalOverdue(end));
-        }
-        Ok(())
+        self.allows_until(utc, (Limit::Unlimited, Denied::Finished))
     }
 
-    /// Whether a viewing may begin, given when the title was first played on any device of this order.
+    /// Whether a viewing may begin.
     pub fn allows_start(&self, utc: Utc, first_play: Option<Utc>) -> Result<(), Denied> {
-        self.allows(utc)?;
-        match (first_play, self.start_by) {
-            (Some(first_play), _) => self.allows_since(utc, first_play),
-            (None, Limit::Of(end)) if utc >= end => Err(Denied::NotStarted(end)),
-            (None, _) => Ok(()),
-        }
+        self.allows_until(utc, self.rental(self.first_play(first_play)))
     }
 
     /// Whether a viewing that began in time may go on.
     ///
     /// With `soft_finish` it may be watched past `finish_within`, never past the viewing period.
     pub fn allows_continue(&self, utc: Utc, first_play: Utc) -> Result<(), Denied> {
-        self.allows(utc)?;
-        if self.soft_finish { Ok(()) } else { self.allows_since(utc, first_play) }
+        self.allows_until(utc, self.viewing(first_play))
     }
 
     /// When a fresh licence should be asked for.
@@ -173,12 +178,44 @@ impl Licence {
         wrap::grant_aad(&self.order, &self.device, &self.item, &self.commitment, &signed.payload_hash())
     }
 
-    fn allows_since(&self, utc: Utc, first_play: Utc) -> Result<(), Denied> {
-        match self.finish_within.map(|within| first_play + within) {
-            Limit::Of(end) if utc >= end => Err(Denied::Finished(end)),
-            _ => Ok(()),
+    /// The end that the rental itself has: counted from the first play, or the last moment for that.
+    fn rental(&self, first_play: Option<Utc>) -> End {
+        match first_play {
+            Some(begun) => (self.finish_within.map(|within| begun + within), Denied::Finished),
+            None => (self.start_by, Denied::NotStarted),
         }
     }
+
+    fn viewing(&self, first_play: Utc) -> End {
+        let more = if self.soft_finish { SOFT_FINISH } else { Duration::ZERO };
+        let (end, denied) = self.rental(self.first_play(Some(first_play)));
+        (end.map(|end| end + more), denied)
+    }
+
+    /// Every end there is, those that are for good first.
+    fn ends(&self, rental: End) -> [End; 3] {
+        [(self.not_after, Denied::TooLate), rental, (self.offline_until(), Denied::RenewalOverdue)]
+    }
+
+    fn allows_until(&self, utc: Utc, rental: End) -> Result<(), Denied> {
+        if let Limit::Of(begin) = self.not_before
+            && utc < begin
+        {
+            return Err(Denied::TooEarly(begin));
+        }
+        let passed = self
+            .ends(rental)
+            .into_iter()
+            .find_map(|(end, denied)| Some((end.bound()?, denied)).filter(|(end, _)| utc >= *end));
+        passed.map_or(Ok(()), |(end, denied)| Err(denied(end)))
+    }
+}
+
+/// A moment at which a right ends, and what that is called.
+type End = (Limit<Utc>, fn(Utc) -> Denied);
+
+fn earliest(ends: [End; 3]) -> Limit<Utc> {
+    ends.into_iter().filter_map(|(end, _)| end.bound()).min().map_or(Limit::Unlimited, Limit::Of)
 }
 
 impl Statement for Licence {
@@ -202,6 +239,7 @@ impl Statement for Licence {
             offline_grace: Some(self.offline_grace.into()),
             issued_utc_ms: self.issued.as_millis(),
             policy_version: self.policy_version,
+            first_play_utc_ms: self.first_play.map(Utc::as_millis),
         }
         .encode_to_vec()
     }
@@ -228,6 +266,7 @@ impl Statement for Licence {
             offline_grace: limit::duration("offline_grace", message.offline_grace)?,
             issued: limit::utc("issued_utc_ms", message.issued_utc_ms)?,
             policy_version: message.policy_version,
+            first_play: message.first_play_utc_ms.map(|first| limit::utc("first_play_utc_ms", first)).transpose()?,
         })
     }
 }

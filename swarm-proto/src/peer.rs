@@ -7,4 +7,6 @@ pub mod chunk_set;
 pub mod picker;
 pub mod rate;
 pub mod transfers;
+pub mod trusted_time;
 pub mod uploads;
+pub mod viewings;

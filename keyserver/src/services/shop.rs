@@ -34,14 +34,6 @@ impl Shop {
         Shop { context, attempts: Mutex::default() }
     }
 
-    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let admitted = self.context.doorkeeper.admit(request.metadata(), clock::utc());
-        if admitted.is_err() {
-            self.context.counters.count("call", "refused");
-        }
-        admitted
-    }
-
     async fn create(&self, caller: Caller, request: pb::CreateOrderRequest) -> Result<pb::Order, Status> {
         let key = IdempotencyKey::new(&request.idempotency_key).map_err(refuse)?;
         let item: ItemId = id("item", &request.item)?;
@@ -149,7 +141,7 @@ impl shop_server::Shop for Shop {
         &self,
         request: Request<pb::GetOffersRequest>,
     ) -> Result<Response<pb::GetOffersResponse>, Status> {
-        self.caller(&request)?;
+        self.context.caller(&request)?;
         let item: ItemId = id("item", &request.get_ref().item)?;
         let offers = self.context.books.offers(item).await.map_err(Failure::from)?;
         let offers =
@@ -158,14 +150,14 @@ impl shop_server::Shop for Shop {
     }
 
     async fn create_order(&self, request: Request<pb::CreateOrderRequest>) -> Result<Response<pb::Order>, Status> {
-        let caller = self.caller(&request)?;
+        let caller = self.context.caller(&request)?;
         let result = self.create(caller, request.into_inner()).await;
         self.context.counters.count_result("order", &result);
         result.map(Response::new)
     }
 
     async fn get_order(&self, request: Request<pb::GetOrderRequest>) -> Result<Response<pb::Order>, Status> {
-        let caller = self.caller(&request)?;
+        let caller = self.context.caller(&request)?;
         let found = self.context.books.order(caller.asker.account, order_id(&request.get_ref().order)?).await;
         Ok(Response::new(order(settled(found, refusals::look)?)))
     }
@@ -174,7 +166,7 @@ impl shop_server::Shop for Shop {
         &self,
         request: Request<pb::ListOrdersRequest>,
     ) -> Result<Response<pb::ListOrdersResponse>, Status> {
-        let caller = self.caller(&request)?;
+        let caller = self.context.caller(&request)?;
         let request = request.into_inner();
         let item = optional_item(&request.item)?;
         let (before, size) = page_request(request.page_size, &request.page_token)?;
@@ -183,19 +175,19 @@ impl shop_server::Shop for Shop {
     }
 
     async fn pay_with_pass(&self, request: Request<pb::PayWithPassRequest>) -> Result<Response<pb::Order>, Status> {
-        let caller = self.caller(&request)?;
+        let caller = self.context.caller(&request)?;
         let result = self.pay(caller, request.into_inner()).await;
         self.context.counters.count_result("pass payment", &result);
         result.map(Response::new)
     }
 
     async fn get_pass(&self, request: Request<pb::GetPassRequest>) -> Result<Response<pb::Pass>, Status> {
-        let caller = self.caller(&request)?;
+        let caller = self.context.caller(&request)?;
         self.look_at_pass(caller, &request.get_ref().code).await.map(Response::new)
     }
 
     async fn request_grant(&self, request: Request<pb::RequestGrantRequest>) -> Result<Response<pb::Grant>, Status> {
-        let caller = self.caller(&request)?;
+        let caller = self.context.caller(&request)?;
         let result = self.grant(caller, &request.get_ref().order).await;
         self.context.counters.count_result("grant", &result);
         result.map(Response::new)

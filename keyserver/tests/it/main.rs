@@ -4,6 +4,7 @@ mod audit;
 mod crashes;
 mod operator;
 mod process;
+mod rights;
 mod sales;
 mod tills;
 mod world;

@@ -87,7 +87,12 @@ impl World {
     /// The film's entry: "rent" for money, and "soon", which may be watched from tomorrow on.
     pub(crate) fn entry(&self) -> CatalogEntry {
         let day = Duration::from_secs(86_400);
-        let rent = Policy { finish_within: Limit::Of(2 * day), renew_after: Limit::Of(day), ..Policy::UNLIMITED };
+        let rent = Policy {
+            finish_within: Limit::Of(2 * day),
+            renew_after: Limit::Of(day),
+            offline_grace: Limit::Of(day),
+            ..Policy::UNLIMITED
+        };
         let soon = Policy { not_before: Limit::Of(self.film.made + day), ..rent.clone() };
         CatalogEntry {
             title: self.film.title,

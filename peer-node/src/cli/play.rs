@@ -6,10 +6,9 @@ use clap::Args;
 use daemon::exit::{Exit, Failure};
 use serde::Serialize;
 use swarm_proto::pb::node::GetPlayUrlRequest;
-use swarm_proto::time::Utc;
 
-use super::Global;
 use super::daemon_client::{Device, query};
+use super::{Global, show};
 
 /// Players, the best for seeking in a sealed title first.
 const PLAYERS: [&str; 3] = ["mpv", "vlc", "xdg-open"];
@@ -35,9 +34,12 @@ pub(super) async fn run(global: &Global, args: PlayArgs) -> anyhow::Result<Exit>
     let request = GetPlayUrlRequest { title: query(&args.title) };
     let answer = device.client.get_play_url(request).await.map_err(|status| device.failure(&status))?.into_inner();
     let opened_in = if args.open { Some(open(&answer.url)?) } else { None };
-    let until =
-        Some(Utc::from_millis(answer.playable_until_utc_ms)).filter(|until| *until != Utc::EPOCH && *until < Utc::MAX);
-    let answer = Answer { url: answer.url, playable_until: until.map(|until| until.to_string()), opened_in };
+    let expiry = show::expiry(answer.expiry.as_ref());
+    if let Some(moment) = expiry.as_deref().filter(|moment| !global.json && *moment != show::UNLIMITED) {
+        // The address alone is on stdout, for `mpv "$(peer-node play TITLE)"`.
+        eprintln!("begin before {moment}");
+    }
+    let answer = Answer { url: answer.url, playable_until: expiry, opened_in };
     global.print(&answer, || format!("{}\n", answer.url))
 }
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use swarm_proto::pb::common::MomentLimit;
+use swarm_proto::pb::common::moment_limit::Limit;
 use swarm_proto::pb::node::{TitleState, TitleStatus};
+use swarm_proto::time::Utc;
 
 /// An amount of data: `3.1 GB`.
 pub fn bytes(bytes: u64) -> String {
@@ -48,6 +51,22 @@ pub fn ago(passed: Duration) -> String {
         secs @ ..172_800 => format!("{} h", secs / 3_600),
         secs => format!("{} days", secs / 86_400),
     }
+}
+
+/// What stands for an expiry that there is not.
+pub const UNLIMITED: &str = "unlimited";
+
+/// The effective expiry of a right, the same on every screen: a moment, or "unlimited"; nothing without a right.
+pub fn expiry(limit: Option<&MomentLimit>) -> Option<String> {
+    match limit?.limit? {
+        Limit::UtcMs(millis) => Some(Utc::from_millis(millis).to_string()),
+        Limit::Unlimited(_) => Some(UNLIMITED.to_owned()),
+    }
+}
+
+/// What a person is told of the expiry of a title that can be played; nothing when there is none.
+pub fn begin_before(title: &TitleStatus) -> Option<String> {
+    expiry(title.expiry.as_ref()).filter(|expiry| expiry != UNLIMITED).map(|expiry| format!("begin before {expiry}"))
 }
 
 /// The state of a title as one word for scripts.
@@ -113,6 +132,17 @@ mod tests {
         assert_eq!(split(82, 18), "82 % neighbours, 18 % ISP");
         assert_eq!(split(0, 5), "0 % neighbours, 100 % ISP");
         assert_eq!(split(u64::MAX, u64::MAX), "50 % neighbours, 50 % ISP");
+    }
+
+    #[test]
+    fn expiry_reads_the_same_wherever_it_is_shown() {
+        let title = |limit| TitleStatus { expiry: Some(MomentLimit { limit: Some(limit) }), ..TitleStatus::default() };
+        let ends = title(Limit::UtcMs(1_795_362_936_000));
+        assert_eq!(expiry(ends.expiry.as_ref()).as_deref(), Some("2026-11-22T15:55:36.000Z"));
+        assert_eq!(begin_before(&ends).as_deref(), Some("begin before 2026-11-22T15:55:36.000Z"));
+        let never = title(Limit::Unlimited(swarm_proto::pb::common::Unlimited {}));
+        assert_eq!((expiry(never.expiry.as_ref()).as_deref(), begin_before(&never)), (Some(UNLIMITED), None));
+        assert_eq!(expiry(None), None, "without a right there is nothing to end");
     }
 
     #[test]

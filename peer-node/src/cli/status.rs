@@ -154,7 +154,11 @@ fn row(title: &TitleStatus) -> [String; 6] {
     let (boxes, seeds) = status::bytes_by_kind(title);
     let from = if boxes + seeds > 0 { show::split(boxes, seeds) } else { String::new() };
     let rate = if title.rate_bytes_per_sec > 0 { show::rate(title.rate_bytes_per_sec) } else { String::new() };
-    let playable = if title.playable { "playable".to_owned() } else { String::new() };
+    let playable = match show::begin_before(title) {
+        Some(expiry) if title.playable => format!("playable, {expiry}"),
+        None if title.playable => "playable".to_owned(),
+        _ => String::new(),
+    };
     let remark = if title.reason.is_empty() { playable } else { show::text(&title.reason) };
     [show::text(&title.name), show::state(title).to_owned(), format!("{} %", show::percent(title)), rate, from, remark]
 }
@@ -232,7 +236,7 @@ impl TitleLine {
             reason: title.reason.clone(),
             last_data_ms_ago: title.last_data_ms_ago,
             playable: title.playable,
-            playable_until: title.playable_until_utc_ms.map(|until| Utc::from_millis(until).to_string()),
+            playable_until: show::expiry(title.expiry.as_ref()),
             play_url: title.play_url.clone(),
         }
     }

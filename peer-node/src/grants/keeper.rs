@@ -1,6 +1,6 @@
 //! The one task that talks to the keyserver and writes down what came of it.
 //!
-//! Works in rounds: greet the keyserver (is it the one we know, what time is it), move every open order one step
+//! Works in rounds: greet the keyserver (is it the one we know), check in (what time is it), move every open order one step
 //! further, fetch fresh licences that are due. Rounds come quickly while something is expected and rarely otherwise;
 //! after a failure they come later and later, up to a bound. A buyer's request is a round of its own for that order.
 //! What a step has learnt is on disk before the next step and before the buyer's answer.
@@ -25,8 +25,10 @@ use swarm_proto::licence::{Denied, Licence};
 use swarm_proto::pb::keyserver as pb;
 use swarm_proto::pb::keyserver::OrderState;
 use swarm_proto::pb::keyserver::deposits_client::DepositsClient;
+use swarm_proto::pb::keyserver::rights_client::RightsClient;
 use swarm_proto::pb::keyserver::shop_client::ShopClient;
 use swarm_proto::seal::KeyCommitment;
+use swarm_proto::server_time::{NONCE_BYTES, ServerTime};
 use swarm_proto::signed::Signed;
 use swarm_proto::time::Utc;
 use swarm_proto::wrap::{self, Label, Wrapped};
@@ -37,7 +39,7 @@ use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
 use super::records::{self, Grant, Key, Order};
-use super::{Deps, Purchase, PurchaseState, Shared, State, TrustedTime};
+use super::{Deps, Purchase, PurchaseState, Shared, State, TrustedTime, Viewings};
 use crate::config::AUTO;
 use crate::tracker_link::LinkState;
 
@@ -47,7 +49,7 @@ const CALL_WITHIN: Duration = Duration::from_secs(3);
 /// The first pause after a failure, and between two looks at an order that is expected to move.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 
-/// How often an idle device looks whether its keyserver is there, which also keeps its clock right.
+/// How often an idle device checks in with its keyserver, which keeps its clock right.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// Orders followed at a time. A box with more open orders is being played with.
@@ -126,7 +128,7 @@ impl Keeper {
         }
         let states = orders.values().map(|order: &Order| (order.item, order.state)).collect();
         let time = TrustedTime::resume(high_water, now.mono);
-        let state = State { time, grants, orders: states, open: BTreeMap::new() };
+        let state = State { time, grants, orders: states, open: BTreeMap::new(), viewings: Viewings::default() };
         let shared = Arc::new(Shared { identity: deps.identity.clone(), clock: deps.clock, state: RwLock::new(state) });
         let down = LinkState { url: String::new(), up: false, since: now.utc, last_error: "not tried yet".to_owned() };
         let (link, link_seen) = watch::channel(down);
@@ -324,7 +326,6 @@ impl Keeper {
     ) -> Result<(), Failure> {
         let request = self.signed_call(session, pb::RequestGrantRequest { order: order.to_vec() })?;
         let answer = session.call(session.shop().request_grant(request)).await?;
-        let told = Utc::from_millis(answer.utc_ms);
         let old = self.shared.read(|state| state.grants.get(&item)?.get(&order).cloned());
         let commitment = commitment.or(old.as_ref().map(|old| old.licence.commitment));
         let grant = self.check_grant(session, answer, item, order, commitment, old.and_then(|old| old.first_play));
@@ -332,7 +333,7 @@ impl Keeper {
         self.commit(Batch::new().put(grant.store_key().bytes(), grant.encode())).await?;
         let mono = (self.shared.clock)().mono;
         self.shared.change(|state| {
-            state.time.handle_told(mono, told.max(grant.licence.issued));
+            state.time.handle_passed(mono, grant.licence.issued);
             state.open.remove(&item);
             state.grants.entry(item).or_default().insert(order, grant);
         });
@@ -480,7 +481,7 @@ impl Keeper {
         {
             return Ok(session.clone());
         }
-        match self.greet(url.clone()).await {
+        match self.meet(url.clone()).await {
             Ok(session) => {
                 self.set_link(&url, None);
                 Ok(self.session.insert(session).clone())
@@ -492,6 +493,31 @@ impl Keeper {
         }
     }
 
+    /// Greets the keyserver and, once this device belongs to an account, checks in.
+    async fn meet(&mut self, url: String) -> Result<Session, Failure> {
+        let session = self.greet(url).await?;
+        if self.deps.members.borrow().is_some() {
+            self.check_in(&session).await?;
+        }
+        Ok(session)
+    }
+
+    /// Learns from the keyserver what has to be known about rights: what time it is.
+    async fn check_in(&self, session: &Session) -> Result<(), Failure> {
+        let nonce = secrets::random::<NONCE_BYTES>();
+        let request = self.signed_call(session, pb::CheckInRequest { nonce: nonce.to_vec() })?;
+        let asked = (self.shared.clock)().mono;
+        let answer = session.call(session.rights().check_in(request)).await?;
+        let answered = (self.shared.clock)().mono;
+        let told = answer.time.context("it says no time").and_then(|signed| {
+            let signed = Signed::<ServerTime>::try_from(signed)?;
+            Ok(ServerTime::verify(&signed, &session.server, &nonce)?)
+        });
+        let told = told.map_err(|error| bad_time(&error))?;
+        self.shared.change(|state| state.time.handle_told(asked, answered, told));
+        self.keep_time().await
+    }
+
     fn url(&self) -> Option<String> {
         match self.deps.config.url.as_str() {
             AUTO => self.deps.keyserver_url.borrow().clone(),
@@ -499,7 +525,7 @@ impl Keeper {
         }
     }
 
-    /// Asks who the keyserver is and what time it has. The first one that answers is believed from then on.
+    /// Asks who the keyserver is. The first one that answers is believed from then on.
     async fn greet(&mut self, url: String) -> Result<Session, Failure> {
         let config = &self.deps.config;
         let ca_file = Some(&config.ca_file).filter(|file| !file.is_empty()).map(Into::into);
@@ -522,9 +548,6 @@ impl Keeper {
                 tracing::info!(keyserver = %server, url, "keyserver met for the first time, believed from now on");
             }
         }
-        let mono = (self.shared.clock)().mono;
-        self.shared.change(|state| state.time.handle_told(mono, Utc::from_millis(info.utc_ms)));
-        self.keep_time().await?;
         Ok(Session { url, channel, server, greeted: Instant::now() })
     }
 
@@ -571,6 +594,10 @@ impl Keeper {
 impl Session {
     fn shop(&self) -> ShopClient<Channel> {
         ShopClient::new(self.channel.clone())
+    }
+
+    fn rights(&self) -> RightsClient<Channel> {
+        RightsClient::new(self.channel.clone())
     }
 
     async fn call<T>(
@@ -627,6 +654,12 @@ async fn scan(store: &dyn Store, prefix: &[u8]) -> anyhow::Result<Vec<(Bytes, By
 fn stranger(url: &str) -> Failure {
     Failure::new(Exit::NotAllowed, "E-KEYS-02", format!("{url} is not the keyserver that this device knows"))
         .hint("if it was replaced on purpose, set keyserver.id to the new id")
+}
+
+fn bad_time(error: &anyhow::Error) -> Failure {
+    Failure::new(Exit::Integrity, "E-RIGHTS-04", "the keyserver does not say what time it is")
+        .why(format!("{error:#}"))
+        .hint("report this to whoever runs the keyserver; what is here plays on for as long as it may offline")
 }
 
 fn bad_grant(error: &anyhow::Error) -> Failure {

@@ -8,6 +8,7 @@ use prost::Message as _;
 use swarm_proto::catalog::OfferId;
 use swarm_proto::id::{ItemId, OrderId};
 use swarm_proto::licence::Licence;
+use swarm_proto::limit::Limit;
 use swarm_proto::pb::common as pb;
 use swarm_proto::pb::keyserver::OrderState;
 use swarm_proto::seal::KeyCommitment;
@@ -155,6 +156,19 @@ struct StoredGrant {
 }
 
 impl Grant {
+    /// The effective expiry: from then on no viewing begins.
+    pub(super) fn expiry(&self) -> Limit<Utc> {
+        self.licence.expiry(self.first_play)
+    }
+
+    pub(super) fn lasts_longer_than(&self, other: &Grant) -> bool {
+        match (self.expiry(), other.expiry()) {
+            (_, Limit::Unlimited) => false,
+            (Limit::Unlimited, Limit::Of(_)) => true,
+            (Limit::Of(end), Limit::Of(other)) => end > other,
+        }
+    }
+
     pub(super) fn store_key(&self) -> Key {
         Key::Grant(self.licence.item, self.licence.order)
     }

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use daemon::exit::{Exit, Failure};
 use daemon::units;
-use swarm_proto::catalog::{Currency, Money, Offer, OfferKind, Policy};
+use swarm_proto::catalog::{Currency, MAX_OFFLINE_GRACE, Money, Offer, OfferKind, Policy};
 use swarm_proto::limit::Limit;
 
 /// How long a rental waits for its first play unless the offer says otherwise: what cinemas at home are used to.
 const START_BY: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+/// How often a box with a rental looks at its keyserver, and how long it may fail to.
+const RENEW_AFTER: Duration = Duration::from_secs(24 * 3_600);
 
 /// Currencies of ISO 4217 whose minor unit is not a hundredth, with their digits.
 const OTHER_DIGITS: [(&str, usize); 23] = [
@@ -83,6 +86,8 @@ pub fn parse_offer(text: &str) -> Result<Offer, Failure> {
             start_by: Limit::Of(start_by.unwrap_or(START_BY)),
             finish_within: Limit::Of(window),
             soft_finish: true,
+            renew_after: Limit::Of(RENEW_AFTER),
+            offline_grace: Limit::Of(MAX_OFFLINE_GRACE),
             ..Policy::UNLIMITED
         },
     };

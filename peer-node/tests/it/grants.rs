@@ -14,7 +14,7 @@ use peer_node::identity::{Enrolled, Identity};
 use peer_node::{clock, config};
 use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
-use swarm_proto::catalog::{CatalogEntry, Kind, Media};
+use swarm_proto::catalog::{CatalogEntry, Kind, Media, Offer, Policy};
 use swarm_proto::code::PassCode;
 use swarm_proto::id::{AccountId, OrderId, PublisherId, ServerId, TitleId};
 use swarm_proto::licence::{Licence, Subject};
@@ -23,10 +23,12 @@ use swarm_proto::membership::{DeviceKind, Membership};
 use swarm_proto::pb::keyserver as pb;
 use swarm_proto::pb::keyserver::OrderState;
 use swarm_proto::pb::keyserver::deposits_server::{Deposits, DepositsServer};
+use swarm_proto::pb::keyserver::rights_server::{Rights, RightsServer};
 use swarm_proto::pb::keyserver::shop_server::{Shop, ShopServer};
 use swarm_proto::seal::Released;
+use swarm_proto::server_time::{self, ServerTime};
 use swarm_proto::signed::{Signed, SigningKey};
-use swarm_proto::time::{Now, Utc};
+use swarm_proto::time::{Mono, Now, Utc};
 use swarm_proto::wrap::{self, HpkePublic, HpkeSecret, Label};
 use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -41,7 +43,7 @@ const SOON: Duration = Duration::from_secs(20);
 struct Keyserver {
     signing: SigningKey,
     made: Made,
-    offers: Vec<swarm_proto::catalog::Offer>,
+    offers: Vec<Offer>,
     device: (swarm_proto::id::DeviceId, HpkePublic),
     orders: Mutex<BTreeMap<String, pb::Order>>,
     /// The next answer of this call is lost after the work is done.
@@ -87,6 +89,15 @@ impl Keyserver {
 
 #[derive(Clone)]
 struct Service(Arc<Keyserver>);
+
+#[tonic::async_trait]
+impl Rights for Service {
+    async fn check_in(&self, request: Request<pb::CheckInRequest>) -> Result<Response<pb::CheckInResponse>, Status> {
+        let nonce = server_time::nonce(&request.into_inner().nonce).expect("a nonce");
+        let time = ServerTime::sign(&self.0.signing, nonce, self.0.utc()).expect("signed");
+        Ok(Response::new(pb::CheckInResponse { time: Some(time.into()) }))
+    }
+}
 
 #[tonic::async_trait]
 impl Deposits for Service {
@@ -194,6 +205,15 @@ struct Home {
     config: config::Keyserver,
 }
 
+/// For ever, for 48 hours, and for 48 hours without ever asking again.
+fn offers() -> Vec<Offer> {
+    let parsed = |text| peer_node::publish::parse_offer(text).expect("an offer");
+    let rent = parsed("rent:2.99EUR:48h");
+    let policy = Policy { renew_after: Limit::Unlimited, offline_grace: Limit::Unlimited, ..rent.policy.clone() };
+    let evening = Offer { id: "evening".parse().expect("an id"), policy, ..rent.clone() };
+    vec![parsed("buy:9.99EUR"), rent, evening]
+}
+
 /// The code of the only pass there is.
 fn pass() -> String {
     static PASS: LazyLock<PassCode> = LazyLock::new(|| PassCode::generate(&mut UnwrapErr(SysRng)));
@@ -210,9 +230,7 @@ impl Home {
         let server = Arc::new(Keyserver {
             signing: SigningKey::from_bytes(&[5; 32]).expect("32 bytes"),
             made: making::item(10_000, 1),
-            offers: ["buy:9.99EUR", "rent:2.99EUR:48h"]
-                .map(|text| peer_node::publish::parse_offer(text).expect("an offer"))
-                .to_vec(),
+            offers: offers(),
             device: (identity.device, identity.hpke.public()),
             orders: Mutex::default(),
             loses: Mutex::default(),
@@ -235,6 +253,7 @@ impl Home {
         self.running = Some(tokio::spawn(async move {
             let router = tonic::transport::Server::builder()
                 .add_service(DepositsServer::new(service.clone()))
+                .add_service(RightsServer::new(service.clone()))
                 .add_service(ShopServer::new(service));
             router.serve_with_incoming(TcpListenerStream::new(listener)).await.expect("served");
         }));
@@ -321,7 +340,7 @@ impl Home {
     }
 
     /// Waits until the item may be played.
-    async fn playable(&self, grants: &Grants) -> Utc {
+    async fn playable(&self, grants: &Grants) -> Limit<Utc> {
         let item = self.server.made.manifest.item();
         let until = async {
             loop {
@@ -353,7 +372,7 @@ async fn pass_opens_a_title_at_once() {
     assert_eq!(grants.playable(&item).expect_err("unpaid").exit, Exit::Payment);
     let bought = home.buy(&grants, "buy", Some(&pass())).await;
     assert_eq!(bought.state, PurchaseState::Granted);
-    assert_eq!(grants.playable(&item).expect("paid"), Utc::MAX);
+    assert_eq!(grants.playable(&item).expect("paid"), Limit::Unlimited);
     home.opens(&grants).await;
 }
 
@@ -496,4 +515,70 @@ async fn rental_ends_and_no_wall_clock_brings_it_back() {
     let again = home.buy(&grants, "rent", Some(&pass())).await;
     assert_eq!(again.state, PurchaseState::Granted);
     assert_eq!(home.server.n_orders(), 2, "a rental that is over is bought anew");
+}
+
+#[tokio::test]
+async fn viewing_under_way_may_end_and_after_it_none_begins() {
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+    fn later() -> Now {
+        let Now { mono, utc } = clock::now();
+        Now::new(Mono::from_millis(mono.as_millis() + PASSED.load(Ordering::SeqCst)), utc)
+    }
+    let minutes = |minutes: u64| PASSED.store(minutes * 60_000, Ordering::SeqCst);
+    let mut home = Home::new().await;
+    home.open_shop().await;
+    let grants = home.start_at(later).await;
+    home.buy(&grants, "evening", Some(&pass())).await;
+    home.opens(&grants).await;
+    let (item, window) = (home.server.made.manifest.item(), 48 * 60);
+    minutes(window - 1);
+    home.opens(&grants).await;
+    minutes(window + 5);
+    assert!(grants.playable(&item).is_err(), "no viewing begins");
+    home.opens(&grants).await;
+    for minute in (window + 10..window + 6 * 60).step_by(10) {
+        minutes(minute);
+        assert!(grants.may_go_on(&item).is_ok(), "minute {minute}");
+    }
+    minutes(window + 6 * 60);
+    assert_eq!(grants.may_go_on(&item).expect_err("six hours are enough").code, OUTSIDE_WINDOW);
+    minutes(window + 6 * 60 - 5);
+    assert!(grants.may_go_on(&item).is_err(), "what is over is not taken up again");
+}
+
+#[tokio::test]
+async fn viewing_that_was_left_is_not_taken_up_after_the_end() {
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+    fn later() -> Now {
+        let Now { mono, utc } = clock::now();
+        Now::new(Mono::from_millis(mono.as_millis() + PASSED.load(Ordering::SeqCst)), utc)
+    }
+    let mut home = Home::new().await;
+    home.open_shop().await;
+    let grants = home.start_at(later).await;
+    home.buy(&grants, "evening", Some(&pass())).await;
+    home.opens(&grants).await;
+    PASSED.store(48 * 3_600_000 + 1, Ordering::SeqCst);
+    let made = &home.server.made;
+    let refused = grants.open(made.manifest.item(), *made.manifest.geometry(), made.key.commitment()).await;
+    assert_eq!(refused.err().expect("two days of silence").code, OUTSIDE_WINDOW);
+}
+
+#[tokio::test]
+async fn wall_clock_two_years_ahead_is_healed_by_the_keyserver() {
+    let mut home = Home::new().await;
+    home.open_shop().await;
+    let grants = home.start().await;
+    home.buy(&grants, "rent", Some(&pass())).await;
+    let end = home.playable(&grants).await;
+    home.close_shop().await;
+    fn ahead() -> Now {
+        let Now { mono, utc } = clock::now();
+        Now::new(mono, utc + Duration::from_secs(730 * 86_400))
+    }
+    let grants = home.start_at(ahead).await;
+    let item = home.server.made.manifest.item();
+    assert_eq!(grants.playable(&item).expect_err("until someone knows better").code, OUTSIDE_WINDOW);
+    home.open_shop().await;
+    assert_eq!(home.playable(&grants).await, end, "the rightful rental plays, as long as before");
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::orders::{Order, OrderState};
 use crate::catalog::Policy;
 use crate::id::{AccountId, DeviceId};
-use crate::licence::{Licence, Subject};
+use crate::licence::{Licence, SOFT_FINISH, Subject};
 use crate::limit::Limit;
 use crate::membership::DeviceKind;
 use crate::seal::KeyCommitment;
@@ -150,10 +150,8 @@ fn check_window(order: &Order, now: Utc) -> Result<(), GrantRefusal> {
 /// The moment by which every viewing that began in time has ended; `None` when there is no such moment yet.
 fn last_play(order: &Order) -> Option<Utc> {
     let policy = &order.policy;
-    if policy.soft_finish {
-        return None;
-    }
-    Some(first_grant(order)? + policy.start_by.bound()? + policy.finish_within.bound()?)
+    let more = if policy.soft_finish { SOFT_FINISH } else { Duration::ZERO };
+    Some(first_grant(order)? + policy.start_by.bound()? + policy.finish_within.bound()? + more)
 }
 
 fn first_grant(order: &Order) -> Option<Utc> {

@@ -1,12 +1,14 @@
 //! Signed statements: what they say survives, what breaks a rule does not, and nobody speaks for another.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use prost::Message;
 use swarm_proto::call::{CallError, CallToken};
 use swarm_proto::catalog::{Artwork, ArtworkMime, CatalogEntry, Region, Superseded};
 use swarm_proto::id::{ItemId, TitleId};
 use swarm_proto::invalid::Invalid;
-use swarm_proto::licence::{Denied, Licence};
+use swarm_proto::licence::{Denied, Licence, SOFT_FINISH};
 use swarm_proto::limit::Limit;
 use swarm_proto::membership::{CLOCK_TOLERANCE, Membership};
 use swarm_proto::pb::common as pb;
@@ -240,7 +242,7 @@ fn a_ticket_serves_its_bearer_for_its_item_in_its_time() {
 fn a_call_token_is_good_for_one_server_and_ten_minutes() {
     let (device, server) = (signing_key(2), signing_key(6).server_id());
     let signed = CallToken::sign(&device, server, NOON).expect("valid");
-    let expires = NOON + std::time::Duration::from_secs(600);
+    let expires = NOON + Duration::from_secs(600);
     assert_eq!(CallToken::verify(&signed, &server, NOON), Ok(device.device_id()));
     assert_eq!(CallToken::verify(&signed, &server, NOON.minus(CLOCK_TOLERANCE)), Ok(device.device_id()));
     assert!(matches!(CallToken::verify(&signed, &server, NOON.minus(HOUR)), Err(CallError::TooEarly(_))));
@@ -259,7 +261,7 @@ fn a_call_token_is_good_for_one_server_and_ten_minutes() {
 fn a_viewing_period_includes_its_begin_and_excludes_its_end() {
     let licence = Licence { renew_after: Limit::Unlimited, start_by: Limit::Unlimited, ..licence() };
     let (begin, end) = (NOON, NOON + 365 * DAY);
-    let second = std::time::Duration::from_secs(1);
+    let second = Duration::from_secs(1);
     assert_eq!(licence.allows(begin.minus(second)), Err(Denied::TooEarly(begin)));
     assert_eq!(licence.allows(begin), Ok(()));
     assert_eq!(licence.allows(end.minus(second)), Ok(()));
@@ -295,6 +297,95 @@ fn a_box_that_stays_offline_must_come_back() {
     assert_eq!(for_ever.allows(NOON + 80 * DAY), Ok(()));
 }
 
+#[test]
+fn every_clock_ends_a_right_to_the_second_and_expiry_says_which_moment() {
+    let second = Duration::from_secs(1);
+    let open = Licence {
+        not_before: Limit::Unlimited,
+        not_after: Limit::Unlimited,
+        start_by: Limit::Unlimited,
+        finish_within: Limit::Unlimited,
+        renew_after: Limit::Unlimited,
+        offline_grace: Limit::Unlimited,
+        ..licence()
+    };
+    assert_eq!(open.expiry(Some(NOON)), Limit::Unlimited);
+    let end = NOON + 10 * DAY;
+    let cases = [
+        (Licence { not_after: Limit::Of(end), ..open.clone() }, None, Denied::TooLate(end)),
+        (Licence { start_by: Limit::Of(end), ..open.clone() }, None, Denied::NotStarted(end)),
+        (Licence { finish_within: Limit::Of(10 * DAY), ..open.clone() }, Some(NOON), Denied::Finished(end)),
+        (
+            Licence { renew_after: Limit::Of(9 * DAY), offline_grace: Limit::Of(DAY), ..open.clone() },
+            None,
+            Denied::RenewalOverdue(end),
+        ),
+    ];
+    for (licence, first_play, denied) in cases {
+        assert_eq!(licence.expiry(first_play), Limit::Of(end), "{denied}");
+        assert_eq!(licence.allows_start(end.minus(second), first_play), Ok(()), "{denied}");
+        assert_eq!(licence.allows_start(end, first_play), Err(denied));
+        assert_eq!(licence.allows_start(end + second, first_play), Err(denied));
+    }
+    let all = Licence { not_after: Limit::Of(end), finish_within: Limit::Of(2 * DAY), ..open };
+    assert_eq!(all.expiry(Some(NOON)), Limit::Of(NOON + 2 * DAY), "the first end counts");
+    assert_eq!(all.allows_start(end, Some(NOON)), Err(Denied::TooLate(end)), "what is over for good is said first");
+}
+
+#[test]
+fn a_soft_finish_is_soft_for_six_hours_and_never_past_the_viewing_period() {
+    let soft = Licence { renew_after: Limit::Unlimited, ..licence() };
+    let (finish, second) = (NOON + 48 * HOUR, Duration::from_secs(1));
+    let last = finish + SOFT_FINISH;
+    assert_eq!(soft.viewing_ends(NOON), Limit::Of(last));
+    assert_eq!(soft.allows_start(finish, Some(NOON)), Err(Denied::Finished(finish)), "none begins any more");
+    assert_eq!(soft.allows_continue(last.minus(second), NOON), Ok(()));
+    assert_eq!(soft.allows_continue(last, NOON), Err(Denied::Finished(last)));
+    let premiere = Licence { not_after: Limit::Of(finish + HOUR), ..soft };
+    assert_eq!(premiere.allows_continue(finish + HOUR, NOON), Err(Denied::TooLate(finish + HOUR)));
+}
+
+#[test]
+fn a_play_on_another_device_of_the_household_starts_the_clock_here_too() {
+    let licence = Licence { renew_after: Limit::Unlimited, first_play: Some(NOON), ..licence() };
+    assert_eq!(licence.expiry(None), Limit::Of(NOON + 48 * HOUR));
+    assert_eq!(licence.expiry(Some(NOON + DAY)), Limit::Of(NOON + 48 * HOUR), "the earlier play counts");
+    assert_eq!(licence.expiry(Some(NOON.minus(HOUR))), Limit::Of(NOON + 47 * HOUR));
+}
+
+#[test]
+fn a_change_of_summer_time_makes_no_rental_longer_or_shorter() {
+    let second = Duration::from_secs(1);
+    // Central Europe sets its clocks forward on the first of these days and back on the second, at 01:00 UTC.
+    for eve in ["2026-03-28T20:00:00Z", "2026-10-24T20:00:00Z"] {
+        let begun: Utc = eve.parse().expect("a moment");
+        let licence = Licence {
+            not_before: Limit::Unlimited,
+            not_after: Limit::Unlimited,
+            renew_after: Limit::Unlimited,
+            soft_finish: false,
+            ..licence()
+        };
+        let end = begun + 48 * HOUR;
+        assert_eq!(end.since(begun).as_secs(), 172_800);
+        assert_eq!(licence.allows_continue(end.minus(second), begun), Ok(()), "{eve}");
+        assert_eq!(licence.allows_continue(end, begun), Err(Denied::Finished(end)), "{eve}");
+    }
+}
+
+#[test]
+fn a_grace_of_more_than_a_day_is_refused_where_licences_are_renewed() {
+    let with = |grace: Limit<Duration>| {
+        let mut message = pb::CatalogEntry::from(&entry());
+        message.offers[0].policy.as_mut().expect("has one").offline_grace = Some(grace.into());
+        CatalogEntry::decode(&message.encode_to_vec()).map(|_| ()).map_err(|invalid| invalid.field.into_owned())
+    };
+    let refused = Err("offers[0].policy.offline_grace".to_owned());
+    assert_eq!(with(Limit::Of(DAY)), Ok(()));
+    assert_eq!(with(Limit::Of(DAY + Duration::from_millis(1))), refused);
+    assert_eq!(with(Limit::Unlimited), refused);
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_read_or_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
@@ -323,6 +414,7 @@ proptest! {
         soft_finish: bool,
         spans in (0u32..2048, 1u32..2048),
         issued in 1u64..4_000_000_000_000,
+        first_play in prop::option::of(1u64..4_000_000_000_000),
     ) {
         prop_assume!(spans.0 + spans.1 <= 2048);
         let [start_by, finish_within, renew_after, offline_grace] = days.map(|days| days.map_or(Limit::Unlimited, |days| Limit::Of(DAY * days)));
@@ -335,6 +427,7 @@ proptest! {
             soft_finish,
             spans: spans.0..spans.0 + spans.1,
             issued,
+            first_play: first_play.map(Utc::from_millis),
             ..licence()
         };
         prop_assert_eq!(Licence::decode(&licence.encode()), Ok(licence));
