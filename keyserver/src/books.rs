@@ -15,13 +15,13 @@ use daemon::{Exit, Failure, Shutdown};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use swarm_proto::catalog::{CatalogEntry, Offer};
-use swarm_proto::id::{AccountId, ItemId, OrderId, PublisherId};
+use swarm_proto::id::{AccountId, ItemId, OrderId, PublisherId, RefundId};
 use swarm_proto::keyserver::grants::{Asker, GrantRefusal};
-use swarm_proto::keyserver::ledger::{Answer, Config, Ledger, Release, TillEvent, Totals};
+use swarm_proto::keyserver::ledger::{Answer, Config, Ledger, Refunding, Release, TillEvent, Totals};
 use swarm_proto::keyserver::orders::{Order, OrderState};
-use swarm_proto::keyserver::record::{IdempotencyKey, PassId, Reason, SealedKey};
+use swarm_proto::keyserver::record::{IdempotencyKey, PassId, SealedKey};
 use swarm_proto::keyserver::refusals::{
-    AdmitRefusal, DepositRefusal, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, TillRefusal,
+    AdmitRefusal, DepositRefusal, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, RefundRefusal, TillRefusal,
 };
 use swarm_proto::time::Utc;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -241,7 +241,12 @@ impl Books {
     ) -> Result<Page, Closed> {
         self.look(move |keeper, now| {
             let orders = keeper.ledger.orders_of(&account, before);
-            page(&keeper.ledger, now, orders.filter(|(_, order)| item.is_none_or(|item| order.item == item)), size)
+            page(
+                &keeper.ledger,
+                now,
+                orders.filter(|(_, order)| item.is_none_or(|item| order.item() == Some(item))),
+                size,
+            )
         })
         .await
     }
@@ -285,8 +290,13 @@ impl Books {
     }
 
     /// Refunds an order on the operator's word.
-    pub async fn refund(&self, order: OrderId, reason: Reason) -> Result<Result<Standing, LookRefusal>, Closed> {
-        self.decide_on_order(move |ledger, now| ledger.refund(now, order, reason)).await
+    pub async fn refund(
+        &self,
+        order: OrderId,
+        wish: Refunding,
+        new: RefundId,
+    ) -> Result<Result<Standing, RefundRefusal>, Closed> {
+        self.decide_on_order(move |ledger, now| ledger.refund(now, order, wish, new)).await
     }
 
     /// Releases the key of an order to a device.

@@ -56,6 +56,8 @@ pub struct Limits {
     pub items: usize,
     /// Publishers.
     pub publishers: usize,
+    /// Payments whose fate no provider has told yet.
+    pub open_payments: usize,
 }
 
 impl Config {
@@ -70,6 +72,7 @@ impl Config {
             max_passes: self.limits.passes,
             max_items: self.limits.items,
             max_publishers: self.limits.publishers,
+            max_open_payments: self.limits.open_payments,
         }
     }
 }
@@ -107,6 +110,7 @@ impl Default for Limits {
             passes: ledger.max_passes,
             items: ledger.max_items,
             publishers: ledger.max_publishers,
+            open_payments: ledger.max_open_payments,
         }
     }
 }
@@ -130,6 +134,7 @@ impl Settings for Config {
             ("limits.passes", self.limits.passes),
             ("limits.items", self.limits.items),
             ("limits.publishers", self.limits.publishers),
+            ("limits.open_payments", self.limits.open_payments),
         ];
         if let Some((key, _)) = positive.into_iter().find(|(_, limit)| *limit == 0) {
             return Err(Invalid::new(key, "zero means none at all, and nothing could be sold", "at least 1"));

@@ -59,10 +59,12 @@ pub(crate) fn order(standing: Standing) -> pb::Order {
     let paid_by = payment.map_or("", |payment| match payment.means {
         Means::Pass(_) => "pass",
         Means::Webhook(_) => "webhook",
+        Means::Provider(_) => "stripe",
+        Means::Bill(_) => "bill",
     });
     pb::Order {
         order: order.id.to_vec(),
-        item: order.item.to_vec(),
+        item: order.item().map(|item| item.to_vec()).unwrap_or_default(),
         offer: order.offer.to_string(),
         state: state_of(state).into(),
         price: Some(order.price.into()),
@@ -78,6 +80,7 @@ fn state_of(state: OrderState) -> pb::OrderState {
         OrderState::Paid => pb::OrderState::Paid,
         OrderState::Granted => pb::OrderState::Granted,
         OrderState::Refunded => pb::OrderState::Refunded,
+        OrderState::Disputed => pb::OrderState::Disputed,
         OrderState::Expired => pb::OrderState::Expired,
     }
 }

@@ -26,11 +26,12 @@ const POLICY: HeaderValue = HeaderValue::from_static(
 const STYLE: &str = include_str!("page.css");
 
 /// The states of an order in the order of its life, as people read them.
-const STATES: [(OrderState, &str); 5] = [
+const STATES: [(OrderState, &str); 6] = [
     (OrderState::Pending, "waiting for money"),
     (OrderState::Paid, "paid"),
     (OrderState::Granted, "key released"),
     (OrderState::Refunded, "refunded"),
+    (OrderState::Disputed, "disputed"),
     (OrderState::Expired, "never paid"),
 ];
 
@@ -98,6 +99,7 @@ fn render(page: &Page, overview: &Overview) -> Markup {
                     h2 { "Orders" }
                     dl {
                         @for (words, count) in rows { dt { (words) } dd { (count) } }
+                        @if totals.stuck > 0 { dt { "waiting too long for a provider" } dd.alert { (totals.stuck) } }
                         @if totals.overpaid > 0 { dt { "paid more than once" } dd.alert { (totals.overpaid) } }
                     }
                     h2 { "Kept here" }

@@ -7,7 +7,7 @@ use daemon::{Exit, Failure};
 use swarm_proto::invalid::Invalid;
 use swarm_proto::keyserver::grants::GrantRefusal;
 use swarm_proto::keyserver::refusals::{
-    AdmitRefusal, DepositRefusal, Full, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, TillRefusal,
+    AdmitRefusal, DepositRefusal, Full, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, RefundRefusal, TillRefusal,
 };
 use tonic::{Code, Status};
 
@@ -87,11 +87,40 @@ pub(crate) fn pay(refusal: &PayRefusal) -> Failure {
     match refusal {
         PayRefusal::Look(refusal) => look(refusal),
         PayRefusal::Refunded => unpaid("ORDER_REFUNDED").hint("order again"),
+        PayRefusal::Disputed => unpaid("ORDER_DISPUTED").hint("wait until the bank has decided, or order again"),
         PayRefusal::Expired => unpaid("ORDER_EXPIRED").hint("order again"),
+        PayRefusal::PassForPass => unpaid("E-PAY-01").hint("pay for the pass with money"),
+        PayRefusal::CreditsOnly => unpaid("E-PAY-02").hint("pay with a pass"),
+        PayRefusal::TooManyTries(_) => unpaid("E-PAY-03").hint("order again, and look at the way to pay before that"),
+        PayRefusal::Busy(_) => {
+            Failure::new(Exit::Unreachable, "E-PAY-04", refusal).hint("try again in a few minutes, or pay another way")
+        }
+        PayRefusal::NoBill => unpaid("E-PAY-05").hint("pay another way, or ask your provider to set up a bill"),
+        PayRefusal::OverLimit { .. } => unpaid("E-PAY-06").hint("pay another way"),
+        PayRefusal::MonthClosed(_) => Failure::new(Exit::Unreachable, "E-PAY-07", refusal)
+            .hint("the operator sets the clock of the keyserver right; pay another way until then"),
+        PayRefusal::PassOfAnother => unpaid("PASS_OF_ANOTHER").hint("use a pass of this account"),
+        PayRefusal::PassVoid => unpaid("PASS_VOID").hint("use another pass"),
         PayRefusal::WrongCode => wrong_code(),
         PayRefusal::PassExpired(_) => unpaid("PASS_EXPIRED").hint("use another pass"),
         PayRefusal::PassEmpty { .. } => unpaid("PASS_EMPTY").hint("use another pass"),
         PayRefusal::TooDear => unpaid("PASS_EMPTY").hint("pay at a till"),
+    }
+}
+
+pub(crate) fn refund(refusal: &RefundRefusal) -> Failure {
+    let usage = |code| Failure::new(Exit::Usage, code, refusal);
+    match refusal {
+        RefundRefusal::Look(refusal) => look(refusal),
+        RefundRefusal::WholeOnly => usage("E-REFUND-01").hint("leave the amount out"),
+        RefundRefusal::NothingPaid => usage("E-REFUND-02").hint("leave the amount out to close the order"),
+        RefundRefusal::NothingUnused => usage("E-REFUND-03").hint("say how much is to go back, if it is meant so"),
+        RefundRefusal::TooMuch { .. } => usage("E-REFUND-04").hint("give back that much at most"),
+        RefundRefusal::TooMany(_) => Failure::new(Exit::Storage, "E-REFUND-05", refusal)
+            .hint("look at what happened with `keyserver order show`"),
+        RefundRefusal::IdReused => {
+            Failure::new(Exit::Conflict, "E-REFUND-06", refusal).hint("make a new id for each refund")
+        }
     }
 }
 
@@ -112,6 +141,8 @@ pub(crate) fn grant(refusal: &GrantRefusal) -> Failure {
         GrantRefusal::PaymentRequired => closed("PAYMENT_REQUIRED").hint("pay the order, with a pass or at a till"),
         GrantRefusal::OrderExpired => closed("ORDER_EXPIRED").hint("order again"),
         GrantRefusal::OrderRefunded => closed("ORDER_REFUNDED").hint("order again"),
+        GrantRefusal::OrderDisputed => closed("ORDER_DISPUTED").hint("wait until the bank has decided, or order again"),
+        GrantRefusal::NotATitle => Failure::new(Exit::Usage, "E-GRANT-06", refusal).hint("order a title"),
         GrantRefusal::TooEarly(begin) => closed("TOO_EARLY").hint(format!("ask again at {begin}")),
         GrantRefusal::TooLate(_) => closed("TOO_LATE").hint("order again, if the title is still offered"),
         GrantRefusal::TooManyDevices(_) => {

@@ -19,6 +19,7 @@ use serde::Deserialize;
 use sha2::Sha256;
 use swarm_proto::catalog::{Currency, Money};
 use swarm_proto::id::{AccountId, OrderId};
+use swarm_proto::keyserver::dues::Dispute;
 use swarm_proto::keyserver::ledger::{TillEvent, TillNews};
 use swarm_proto::time::Utc;
 
@@ -214,6 +215,9 @@ impl Message<'_> {
         let what = match kind.as_str() {
             "payment.succeeded" => TillNews::Succeeded,
             "payment.refunded" => TillNews::Refunded,
+            "payment.disputed" => TillNews::Disputed(Dispute::Open),
+            "payment.dispute.won" => TillNews::Disputed(Dispute::Won),
+            "payment.dispute.lost" => TillNews::Disputed(Dispute::Lost),
             _ => return Ok(None),
         };
         let Payment { data } = serde_json::from_slice(self.body).map_err(malformed)?;

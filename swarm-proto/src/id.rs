@@ -211,6 +211,16 @@ code_id!(
     OrderId,
     "an order id"
 );
+code_id!(
+    /// One try to have a provider collect the price of an order.
+    AttemptId,
+    "a payment's id"
+);
+code_id!(
+    /// Money that a provider is asked to give back.
+    RefundId,
+    "a refund's id"
+);
 
 impl DeviceId {
     /// Eight characters for people, to tell their devices apart. Not unique enough to look anything up.

@@ -6,7 +6,10 @@
 //! truth.
 
 pub mod attempts;
+pub mod billing;
+pub mod cashier;
 pub mod compaction;
+pub mod dues;
 pub mod grants;
 pub mod ledger;
 pub mod orders;

@@ -86,7 +86,8 @@ pub(super) async fn pass(global: &Global, command: PassCommand) -> anyhow::Resul
 #[derive(Serialize)]
 struct OrderLine {
     order: String,
-    item: String,
+    /// Of an order for a title; one for a pass has none.
+    item: Option<String>,
     offer: String,
     state: &'static str,
     amount_minor: u64,
@@ -178,11 +179,14 @@ fn line(order: pb::Order) -> anyhow::Result<OrderLine> {
         pb::OrderState::Granted => "granted",
         pb::OrderState::Refunded => "refunded",
         pb::OrderState::Expired => "expired",
+        pb::OrderState::Disputed => "disputed",
     };
     let price = order.price.unwrap_or_default();
     Ok(OrderLine {
         order: OrderId::try_from(order.order.as_slice())?.to_string(),
-        item: ItemId::try_from(order.item.as_slice())?.to_string(),
+        item: (!order.item.is_empty())
+            .then(|| ItemId::try_from(order.item.as_slice()).map(|item| item.to_string()))
+            .transpose()?,
         offer: order.offer,
         state,
         amount_minor: price.minor,
@@ -199,7 +203,8 @@ fn table(lines: &[OrderLine]) -> String {
         let OrderLine { order, item, offer, state, created, .. } = line;
         let price = line.currency.parse::<Currency>().and_then(|currency| Money::new(line.amount_minor, currency));
         let price = price.map(|price| price.to_string()).unwrap_or_default();
-        writeln!(text, "{created}  {order}  {state:<8}  {offer:<12}  {price:<24}  {}…", &item[..12])
+        let item = item.as_ref().map_or_else(|| "pass".to_owned(), |item| format!("{}…", &item[..12]));
+        writeln!(text, "{created}  {order}  {state:<8}  {offer:<12}  {price:<24}  {item}")
             .expect("a string takes every text");
     }
     text

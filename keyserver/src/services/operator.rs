@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use daemon::Failure;
 use swarm_proto::code::PassCode;
+use swarm_proto::id::RefundId;
+use swarm_proto::keyserver::ledger::Refunding;
 use swarm_proto::keyserver::record::Reason;
 use swarm_proto::pb::keyserver as pb;
 use swarm_proto::pb::keyserver::operator_server;
@@ -65,7 +67,9 @@ impl operator_server::Operator for Operator {
         let pb::RefundOrderRequest { order: refunded, reason } = request.into_inner();
         let refunded = order_id(&refunded)?;
         let reason = Reason::new(&reason).map_err(refuse)?;
-        let standing = settled(self.context.books.refund(refunded, reason).await, refusals::look)?;
+        let new = RefundId::generate(&mut crate::rng());
+        let standing =
+            settled(self.context.books.refund(refunded, Refunding::whole(reason), new).await, refusals::refund)?;
         tracing::info!(order = %refunded, "order refunded by the operator");
         Ok(Response::new(order(standing)))
     }

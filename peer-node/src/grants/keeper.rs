@@ -376,7 +376,7 @@ impl Keeper {
     /// True when this order has given all it could, so that buying again means a new one.
     fn is_used_up(&self, order: &Order) -> bool {
         match order.state {
-            OrderState::Refunded | OrderState::Expired => true,
+            OrderState::Refunded | OrderState::Disputed | OrderState::Expired => true,
             _ if !order.has_grant => false,
             _ => {
                 let now = (self.shared.clock)();
@@ -412,7 +412,7 @@ impl Keeper {
             Some((OrderState::Pending, _)) => PurchaseState::Pending,
             Some((OrderState::Paid | OrderState::Granted, false)) => PurchaseState::Paid,
             Some((OrderState::Paid | OrderState::Granted, true)) => PurchaseState::Granted,
-            Some((OrderState::Refunded, _)) => PurchaseState::Refunded,
+            Some((OrderState::Refunded | OrderState::Disputed, _)) => PurchaseState::Refunded,
             Some((OrderState::Expired, _)) => PurchaseState::Expired,
         };
         Purchase { order: order.and_then(|order| order.id), state }

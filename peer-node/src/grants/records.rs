@@ -131,6 +131,8 @@ impl Order {
         match self.state {
             OrderState::Unspecified | OrderState::Pending => true,
             OrderState::Paid | OrderState::Granted => !self.has_grant,
+            // The bank may yet decide for us.
+            OrderState::Disputed => true,
             OrderState::Refunded | OrderState::Expired => false,
         }
     }

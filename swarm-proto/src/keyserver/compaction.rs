@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::ledger::Ledger;
 use super::record::Record;
-use crate::id::{DeviceId, ItemId, OrderId};
+use crate::id::{AccountId, DeviceId, ItemId, OrderId};
 
 /// Decides which records of a journal go into a snapshot.
 #[derive(Debug, Default)]
@@ -24,6 +24,7 @@ enum Slot {
     Renewal(OrderId, DeviceId),
     Terms(ItemId),
     SealedKey(ItemId),
+    Card(AccountId),
 }
 
 impl Compaction {
@@ -51,6 +52,7 @@ fn slot(record: &Record) -> Option<Slot> {
         Record::LicenceRenewed { order, device } => Some(Slot::Renewal(*order, *device)),
         Record::TermsChanged { item, .. } => Some(Slot::Terms(*item)),
         Record::KeyResealed { item, .. } => Some(Slot::SealedKey(*item)),
+        Record::CardSaved { account, .. } => Some(Slot::Card(*account)),
         _ => None,
     }
 }

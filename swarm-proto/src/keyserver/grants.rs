@@ -62,6 +62,12 @@ pub enum GrantRefusal {
     /// The money went back. Order again.
     #[error("the order was refunded")]
     OrderRefunded,
+    /// The bank decides whose the money is. Wait, or order again.
+    #[error("the payment of the order is disputed")]
+    OrderDisputed,
+    /// The order bought a pass. Order a title, and pay with the pass.
+    #[error("the order is for a pass, which has no key")]
+    NotATitle,
     /// Ask again at this moment.
     #[error("the viewing period begins at {0}")]
     TooEarly(Utc),
@@ -98,10 +104,14 @@ pub(super) fn judge(
     if asker.kind != DeviceKind::Box {
         return Err(GrantRefusal::NotABox);
     }
+    if order.item().is_none() {
+        return Err(GrantRefusal::NotATitle);
+    }
     match order.state(now, open_for) {
         OrderState::Pending => return Err(GrantRefusal::PaymentRequired),
         OrderState::Expired => return Err(GrantRefusal::OrderExpired),
         OrderState::Refunded => return Err(GrantRefusal::OrderRefunded),
+        OrderState::Disputed => return Err(GrantRefusal::OrderDisputed),
         OrderState::Paid | OrderState::Granted => {}
     }
     check_window(order, now)?;
@@ -121,7 +131,8 @@ pub(super) fn licence(
     commitment: KeyCommitment,
     n_spans: u32,
 ) -> Licence {
-    let subject = Subject { order: order.id, device, item: order.item, commitment, spans: 0..n_spans };
+    let item = order.item().expect("a grant belongs to a title");
+    let subject = Subject { order: order.id, device, item, commitment, spans: 0..n_spans };
     let granted = first_grant(order).unwrap_or(grant.first);
     Licence::new(grant.serial, subject, &order.policy, granted, grant.issued)
 }

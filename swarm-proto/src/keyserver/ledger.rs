@@ -3,15 +3,22 @@
 //! Every command either changes nothing and says why, or gives an [`Answer`]: at most one record, already applied to
 //! the ledger, and the reply. The reply may be shown only after the record is durable. [`Ledger::apply`] is the only
 //! way anything changes, live and at replay alike, and it refuses records that contradict what is known: a journal that
-//! replays to its end has no grant without payment, no pass below zero and no two orders under one name.
+//! replays to its end has no grant without payment, no pass below zero and no two orders under one name. What concerns
+//! providers, bills, refunds and disputes is in `ledger/money.rs`.
+
+mod money;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub use self::money::{Collect, GiveBack, PassOffer, ProviderNews, Refunding, STUCK_AFTER};
+use super::dues::{Dispute, MAX_DISPUTES, MAX_PAYMENTS, MAX_REFUNDS, RefundStanding};
 use super::grants::{self, Asker, Grant, GrantRefusal, Verdict};
-use super::orders::{Means, Order, OrderState, Payment, Refund};
-use super::passes::{self, Pass};
-use super::record::{self, ChainHash, EventId, IdempotencyKey, PassId, Reason, Record, RefundedBy, SealedKey, Terms};
+use super::orders::{Goods, Means, Order, OrderState, Payment, Refund};
+use super::passes::{self, Holds, Pass};
+use super::record::{
+    self, ChainHash, DisputeId, EventId, IdempotencyKey, PassId, Reason, Record, RefundedBy, SealedKey, Terms,
+};
 use super::refusals::{
     AdmitRefusal, DepositRefusal, Full, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, TillRefusal,
 };
@@ -21,9 +28,6 @@ use crate::invalid::Invalid;
 use crate::licence::Licence;
 use crate::seal::KeyCommitment;
 use crate::time::Utc;
-
-/// Payments remembered for one order. A till that says it more often under new names has a fault.
-pub const MAX_PAYMENTS_PER_ORDER: usize = 8;
 
 /// Longest name of a publisher, in bytes.
 pub const MAX_NAME_LEN: usize = 64;
@@ -51,6 +55,8 @@ pub struct Config {
     pub max_items: usize,
     /// Admitted publishers.
     pub max_publishers: usize,
+    /// Payments whose fate no provider has told yet.
+    pub max_open_payments: usize,
 }
 
 impl Default for Config {
@@ -64,6 +70,7 @@ impl Default for Config {
             max_passes: 1_000_000,
             max_items: 100_000,
             max_publishers: 1_000,
+            max_open_payments: 10_000,
         }
     }
 }
@@ -109,8 +116,10 @@ pub struct TillEvent {
 pub enum TillNews {
     /// Money has arrived.
     Succeeded,
-    /// Money went back.
+    /// Money went back: all of it, or the part that the amount says.
     Refunded,
+    /// The payer wants the money back from their bank, or that was decided.
+    Disputed(Dispute),
 }
 
 /// A key that leaves, and its licence. To be unsealed, checked, wrapped and signed by the daemon.
@@ -150,6 +159,7 @@ pub struct Ledger {
     accounts: BTreeMap<AccountId, Account>,
     passes: BTreeMap<PassId, Pass>,
     events: BTreeMap<EventId, (OrderId, TillNews)>,
+    money: money::Index,
     last_serial: u64,
 }
 
@@ -159,6 +169,8 @@ struct Account {
     /// As they were created.
     orders: Vec<OrderId>,
     by_key: BTreeMap<IdempotencyKey, OrderId>,
+    /// Passes that belong to it, as they came.
+    passes: Vec<PassId>,
 }
 
 /// How many orders stand how.
@@ -168,6 +180,8 @@ pub struct Totals {
     pub orders: BTreeMap<OrderState, usize>,
     /// Orders that were paid more than once.
     pub overpaid: usize,
+    /// Orders that wait for a provider longer than they should.
+    pub stuck: usize,
     /// Licences that were issued.
     pub grants: u64,
     /// Deposited keys.
@@ -190,6 +204,7 @@ impl Ledger {
             accounts: BTreeMap::new(),
             passes: BTreeMap::new(),
             events: BTreeMap::new(),
+            money: money::Index::new(),
             last_serial: 0,
         }
     }
@@ -274,7 +289,7 @@ impl Ledger {
         new: OrderId,
     ) -> Result<Answer<Order>, OrderRefusal> {
         if let Some(earlier) = self.order_of_key(&account, &idempotency_key) {
-            let same = earlier.item == item && earlier.offer.as_str() == offer;
+            let same = earlier.goods == Goods::Title(item) && earlier.offer.as_str() == offer;
             return if same { Ok(Answer::unchanged(earlier.clone())) } else { Err(OrderRefusal::KeyReused) };
         }
         let terms = &self.items.get(&item).ok_or(OrderRefusal::NoSuchItem)?.terms;
@@ -282,15 +297,21 @@ impl Ledger {
         if let Some(end) = policy.not_after.bound().filter(|end| now >= *end) {
             return Err(OrderRefusal::OfferOver(end));
         }
+        self.room_for_order(now, &account)?;
+        let record = Record::OrderCreated { order: new, account, idempotency_key, item, offer: id, price, policy };
+        Ok(self.enter(now, record, |ledger| ledger.orders[&new].clone()))
+    }
+
+    /// Whether one more order of this account fits.
+    fn room_for_order(&self, now: Utc, account: &AccountId) -> Result<(), OrderRefusal> {
         room("orders", self.orders.len(), self.config.max_orders)?;
-        let orders = self.accounts.get(&account).map_or(0, |account| account.orders.len());
+        let orders = self.accounts.get(account).map_or(0, |account| account.orders.len());
         room("orders of this account", orders, self.config.max_orders_per_account)?;
-        let open = self.open_orders(now, &account);
+        let open = self.open_orders(now, account);
         if open >= self.config.max_open_orders_per_account {
             return Err(OrderRefusal::TooManyOpen(open));
         }
-        let record = Record::OrderCreated { order: new, account, idempotency_key, item, offer: id, price, policy };
-        Ok(self.enter(now, record, |ledger| ledger.orders[&new].clone()))
+        Ok(())
     }
 
     /// An order of this account.
@@ -350,14 +371,18 @@ impl Ledger {
         match self.state(now, found) {
             OrderState::Paid | OrderState::Granted => return Ok(Answer::unchanged(found.clone())),
             OrderState::Refunded => return Err(PayRefusal::Refunded),
+            OrderState::Disputed => return Err(PayRefusal::Disputed),
             OrderState::Expired => return Err(PayRefusal::Expired),
             OrderState::Pending => {}
         }
-        let credits = passes::cost(&found.price).ok_or(PayRefusal::TooDear)?;
-        let wallet = self.passes.get(&pass).ok_or(PayRefusal::WrongCode)?;
-        if wallet.is_expired(now) {
-            return Err(PayRefusal::PassExpired(wallet.expires()));
+        if found.item().is_none() {
+            return Err(PayRefusal::PassForPass);
         }
+        let wallet = self.usable_pass(now, account, &pass)?;
+        let credits = match wallet.holds() {
+            Holds::Credits(_) => passes::cost(&found.price).ok_or(PayRefusal::TooDear)?,
+            Holds::Time => 0,
+        };
         let left = wallet.credits_left();
         if left < credits {
             return Err(PayRefusal::PassEmpty { left, cost: credits });
@@ -371,7 +396,10 @@ impl Ledger {
         if order.account != event.account {
             return Err(TillRefusal::OtherAccount);
         }
-        if order.price != event.amount {
+        let part = event.what == TillNews::Refunded
+            && event.amount.currency == order.price.currency
+            && event.amount.minor < order.price.minor;
+        if order.price != event.amount && !part {
             return Err(TillRefusal::OtherAmount);
         }
         if let Some(known) = self.events.get(&event.id) {
@@ -380,26 +408,28 @@ impl Ledger {
         }
         let (order_id, id) = (event.order, event.id);
         match event.what {
+            TillNews::Disputed(dispute) if !order.dues.learns_from(&DisputeId::OF_THE_TILL, dispute) => {
+                Ok(Answer::unchanged(true))
+            }
+            TillNews::Disputed(standing) => {
+                let record = Record::Disputed { order: order_id, dispute: DisputeId::OF_THE_TILL, standing };
+                Ok(self.enter(now, record, |_| false))
+            }
+            TillNews::Refunded if part && order.dues.refunds().len() >= MAX_REFUNDS => Err(TillRefusal::TooMany),
+            TillNews::Refunded if part => {
+                let record = Record::PartReturned { order: order_id, event: id, minor: event.amount.minor };
+                Ok(self.enter(now, record, |_| false))
+            }
             TillNews::Refunded if order.refund().is_some() => Ok(Answer::unchanged(true)),
             TillNews::Refunded => {
                 let record = Record::OrderRefunded { order: order_id, by: RefundedBy::Till(id) };
                 Ok(self.enter(now, record, |_| false))
             }
-            TillNews::Succeeded if order.payments_known() >= MAX_PAYMENTS_PER_ORDER => Err(TillRefusal::TooMany),
+            TillNews::Succeeded if order.dues.payments().len() >= MAX_PAYMENTS => Err(TillRefusal::TooMany),
             TillNews::Succeeded => {
                 Ok(self.enter(now, Record::PaymentReceived { order: order_id, event: id }, |_| false))
             }
         }
-    }
-
-    /// Refunds an order on the operator's word. A second word changes nothing.
-    pub fn refund(&mut self, now: Utc, order: OrderId, reason: Reason) -> Result<Answer<Order>, LookRefusal> {
-        let found = self.orders.get(&order).ok_or(LookRefusal::NoSuchOrder)?;
-        if found.refund().is_some() {
-            return Ok(Answer::unchanged(found.clone()));
-        }
-        let record = Record::OrderRefunded { order, by: RefundedBy::Operator(reason) };
-        Ok(self.enter(now, record, |ledger| ledger.orders[&order].clone()))
     }
 
     /// Releases the key of an order to a device.
@@ -459,6 +489,7 @@ impl Ledger {
             items: self.items.len(),
             passes: self.passes.len(),
             publishers: self.publishers.len(),
+            stuck: self.stuck_orders(now).count(),
             ..Totals::default()
         };
         for order in self.orders.values() {
@@ -486,20 +517,14 @@ impl Ledger {
                 known.terms = terms;
             }
             Record::OrderCreated { order, account, idempotency_key, item, offer, price, policy } => {
-                unless(self.orders.contains_key(&order), "the order exists already")?;
                 unless(!self.items.contains_key(&item), "the item is not known")?;
-                let of_account = self.accounts.entry(account).or_default();
-                unless(of_account.by_key.contains_key(&idempotency_key), "the idempotency key is used already")?;
-                of_account.by_key.insert(idempotency_key.clone(), order);
-                of_account.orders.push(order);
-                self.sequence.push(order);
-                let created = Order::new(order, account, idempotency_key, item, offer, price, policy, at);
-                self.orders.insert(order, created);
+                let goods = Goods::Title(item);
+                self.add_order(Order::new(order, account, idempotency_key, goods, offer, price, policy, at))?;
             }
             Record::PassCreated { pass, credits, expires } => {
                 unless(self.passes.contains_key(&pass), "the pass exists already")?;
                 unless(!(1..=passes::MAX_CREDITS).contains(&credits), "the pass has an impossible number of credits")?;
-                self.passes.insert(pass, Pass::new(credits, expires));
+                self.passes.insert(pass, Pass::new(Holds::Credits(credits), expires));
             }
             Record::PassRedeemed { order, pass, credits } => {
                 let found = self.orders.get_mut(&order).ok_or(NO_ORDER)?;
@@ -507,14 +532,17 @@ impl Ledger {
                 unless(!payable, "a pass pays an order that is paid or refunded")?;
                 let wallet = self.passes.get_mut(&pass).ok_or(Contradiction("the pass is not known"))?;
                 unless(!wallet.spend(order, credits), "the pass does not hold that many credits")?;
-                found.add_payment(Payment { at, means: Means::Pass(pass) });
+                if wallet.holds() == Holds::Time {
+                    found.end_with(wallet.expires());
+                }
+                found.dues.add_payment(Payment { at, means: Means::Pass(pass) });
             }
             Record::PaymentReceived { order, event } => {
-                let found = self.orders.get_mut(&order).ok_or(NO_ORDER)?;
+                let found = self.orders.get(&order).ok_or(NO_ORDER)?;
                 unless(self.events.contains_key(&event), "the message of the till is known already")?;
-                unless(found.payments_known() >= MAX_PAYMENTS_PER_ORDER, "the order has too many payments")?;
-                found.add_payment(Payment { at, means: Means::Webhook(event) });
+                unless(found.dues.payments().len() >= MAX_PAYMENTS, "the order has too many payments")?;
                 self.events.insert(event, (order, TillNews::Succeeded));
+                self.receive(order, Payment { at, means: Means::Webhook(event) })?;
             }
             Record::OrderRefunded { order, by } => {
                 let found = self.orders.get_mut(&order).ok_or(NO_ORDER)?;
@@ -526,12 +554,14 @@ impl Ledger {
                 if let Some(Payment { means: Means::Pass(pass), .. }) = found.payment() {
                     self.passes.get_mut(pass).ok_or(Contradiction("the pass is not known"))?.give_back(&order);
                 }
-                found.set_refund(Refund { at, by });
+                let (minor, keeps_rights, standing) = (None, false, RefundStanding::Done(at));
+                self.give_back(order, Refund { at, by, minor, keeps_rights, standing, id: None, attempt: None })?;
             }
             Record::Granted { order, device, serial } => {
                 let found = self.orders.get_mut(&order).ok_or(NO_ORDER)?;
                 unless(found.payment().is_none(), "a key left for an order that is not paid")?;
                 unless(found.refund().is_some(), "a key left for an order that is refunded")?;
+                unless(found.dues.is_disputed(), "a key left for an order that is disputed")?;
                 unless(found.grants().contains_key(&device), "the device has a grant already")?;
                 unless(serial != self.last_serial + 1, "the licence has the wrong number")?;
                 unless(grants::check_period(&found.policy, at).is_err(), "a key left outside the viewing period")?;
@@ -541,6 +571,7 @@ impl Ledger {
             Record::LicenceRenewed { order, device } => {
                 let found = self.orders.get_mut(&order).ok_or(NO_ORDER)?;
                 unless(found.refund().is_some(), "a licence was renewed for an order that is refunded")?;
+                unless(found.dues.is_disputed(), "a licence was renewed for an order that is disputed")?;
                 unless(
                     grants::check_period(&found.policy, at).is_err(),
                     "a licence was renewed outside the viewing period",
@@ -554,6 +585,7 @@ impl Ledger {
                 known.key = key;
             }
             Record::RollbackAccepted { .. } => {}
+            money => self.apply_money(at, money)?,
         }
         Ok(())
     }
@@ -562,10 +594,11 @@ impl Ledger {
         let orders = &mut self.orders;
         orders.retain(|_, order| !order.came_to_nothing() || order.created >= created_before);
         self.sequence.retain(|order| orders.contains_key(order));
+        self.money.forget(orders);
         self.accounts.retain(|_, account| {
             account.orders.retain(|order| orders.contains_key(order));
             account.by_key.retain(|_, order| orders.contains_key(order));
-            !account.orders.is_empty()
+            !account.orders.is_empty() || !account.passes.is_empty()
         });
     }
 
@@ -598,7 +631,7 @@ impl Ledger {
 
     fn release(&self, order: &OrderId, device: &DeviceId) -> Release {
         let order = &self.orders[order];
-        let item = &self.items[&order.item];
+        let item = &self.items[&order.item().expect("a grant belongs to a title")];
         let grant = &order.grants()[device];
         Release {
             licence: grants::licence(order, *device, grant, item.commitment, item.n_spans),
@@ -620,7 +653,7 @@ fn room(what: &'static str, now: usize, limit: usize) -> Result<(), Full> {
 /// What can be bought according to an entry.
 fn terms_of(entry: &CatalogEntry) -> Terms {
     let offers = if entry.withdrawn { Vec::new() } else { entry.offers.clone() };
-    Terms { version: entry.version, offers }
+    Terms { version: entry.version, name: entry.name.clone(), offers }
 }
 
 #[cfg(test)]

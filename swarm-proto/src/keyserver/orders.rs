@@ -8,10 +8,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::dues::Dues;
+pub use super::dues::{Means, Payment, Refund};
 use super::grants::Grant;
-use super::record::{EventId, IdempotencyKey, PassId, RefundedBy};
+use super::passes::Holds;
+use super::record::{IdempotencyKey, PassId};
 use crate::catalog::{Money, OfferId, Policy};
 use crate::id::{AccountId, DeviceId, ItemId, OrderId};
+use crate::limit::Limit;
 use crate::time::Utc;
 
 /// How an order stands.
@@ -25,35 +29,32 @@ pub enum OrderState {
     Granted,
     /// Money went back; no key leaves any more.
     Refunded,
+    /// The payer wants the money back from their bank; no key leaves until that is decided for us.
+    Disputed,
     /// No money came in time. Should it still come, the order is paid.
     Expired,
 }
 
-/// Money that has arrived for an order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Payment {
-    /// When we learned of it.
-    pub at: Utc,
-    /// Which way it came.
-    pub means: Means,
-}
-
-/// Which way money came.
+/// What was bought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Means {
-    /// Credits of a prepaid pass.
-    Pass(PassId),
-    /// A till's word.
-    Webhook(EventId),
+pub enum Goods {
+    /// The right to watch.
+    Title(ItemId),
+    /// A pass.
+    Pass(PassGoods),
 }
 
-/// Money that went back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refund {
-    /// When we learned of it.
-    pub at: Utc,
-    /// On whose word.
-    pub by: RefundedBy,
+/// A pass that is bought: it comes to be when it is paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PassGoods {
+    /// Keyed hash of its code.
+    pub pass: PassId,
+    /// What it will hold.
+    pub holds: Holds,
+    /// For how long, from the payment on.
+    pub valid: Duration,
+    /// Whether its code is for someone else; otherwise it belongs to the buyer's account at once.
+    pub gift: bool,
 }
 
 /// One purchase.
@@ -66,7 +67,7 @@ pub struct Order {
     /// What the client called it.
     pub idempotency_key: IdempotencyKey,
     /// What was bought.
-    pub item: ItemId,
+    pub goods: Goods,
     /// Under which offer.
     pub offer: OfferId,
     /// For how much, as offered when it was bought.
@@ -75,8 +76,8 @@ pub struct Order {
     pub policy: Policy,
     /// When it was created.
     pub created: Utc,
-    payments: Vec<Payment>,
-    refund: Option<Refund>,
+    /// What was paid, what went back, what is disputed.
+    pub dues: Dues,
     grants: BTreeMap<DeviceId, Grant>,
 }
 
@@ -87,53 +88,59 @@ impl Order {
         id: OrderId,
         account: AccountId,
         idempotency_key: IdempotencyKey,
-        item: ItemId,
+        goods: Goods,
         offer: OfferId,
         price: Money,
         policy: Policy,
         created: Utc,
     ) -> Self {
-        let (payments, refund, grants) = (Vec::new(), None, BTreeMap::new());
-        Self { id, account, idempotency_key, item, offer, price, policy, created, payments, refund, grants }
+        let (dues, grants) = (Dues::default(), BTreeMap::new());
+        Self { id, account, idempotency_key, goods, offer, price, policy, created, dues, grants }
+    }
+
+    /// The item, of an order for a title.
+    pub const fn item(&self) -> Option<ItemId> {
+        match self.goods {
+            Goods::Title(item) => Some(item),
+            Goods::Pass(_) => None,
+        }
     }
 
     /// How it stands at this moment, when unpaid orders are kept open for this long.
     pub fn state(&self, now: Utc, open_for: Duration) -> OrderState {
-        if self.refund.is_some() {
+        if self.dues.ended_by().is_some() {
             return OrderState::Refunded;
+        }
+        if self.dues.is_disputed() {
+            return OrderState::Disputed;
         }
         if !self.grants.is_empty() {
             return OrderState::Granted;
         }
-        if !self.payments.is_empty() {
+        if self.dues.payment().is_some() {
             return OrderState::Paid;
         }
         if now.since(self.created) >= open_for { OrderState::Expired } else { OrderState::Pending }
     }
 
-    /// Whether nothing ever came of it: no money, and so no key.
+    /// Whether nothing ever came of it: no money, and so no key, and none is under way.
     pub fn came_to_nothing(&self) -> bool {
-        self.payments.is_empty() && self.refund.is_none() && self.grants.is_empty()
+        self.dues.came_to_nothing() && self.grants.is_empty()
     }
 
     /// The money that paid for it: the first that arrived.
     pub fn payment(&self) -> Option<&Payment> {
-        self.payments.first()
+        self.dues.payment()
     }
 
-    /// Money that arrived after the order was paid. Someone has to give it back.
+    /// Money that arrived after the order was paid. It goes back, or someone has to give it back.
     pub fn overpayments(&self) -> &[Payment] {
-        self.payments.get(1..).unwrap_or_default()
+        self.dues.payments().get(1..).unwrap_or_default()
     }
 
-    /// How often money has arrived.
-    pub fn payments_known(&self) -> usize {
-        self.payments.len()
-    }
-
-    /// The money that went back.
-    pub const fn refund(&self) -> Option<&Refund> {
-        self.refund.as_ref()
+    /// The money that went back and took the right with it.
+    pub fn refund(&self) -> Option<&Refund> {
+        self.dues.ended_by()
     }
 
     /// The keys that have left, by device.
@@ -141,13 +148,10 @@ impl Order {
         &self.grants
     }
 
-    pub(super) fn add_payment(&mut self, payment: Payment) {
-        self.payments.push(payment);
-    }
-
-    /// Keeps the first word about a refund.
-    pub(super) fn set_refund(&mut self, refund: Refund) {
-        self.refund.get_or_insert(refund);
+    /// What was bought ends at this moment, if it would not end before.
+    pub(super) fn end_with(&mut self, end: Utc) {
+        let end = self.policy.not_after.bound().map_or(end, |known| known.min(end));
+        self.policy.not_after = Limit::Of(end);
     }
 
     pub(super) const fn grants_mut(&mut self) -> &mut BTreeMap<DeviceId, Grant> {

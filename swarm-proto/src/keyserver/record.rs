@@ -11,8 +11,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::catalog::{Money, Offer, OfferId, Policy};
-use crate::id::{AccountId, DeviceId, ItemId, OrderId, PublisherId, TitleId};
+use super::billing::Month;
+use super::dues::{Decline, Dispute};
+use super::passes::Holds;
+use crate::catalog::{Currency, Money, Offer, OfferId, Policy};
+use crate::id::{AccountId, AttemptId, DeviceId, ItemId, OrderId, PublisherId, RefundId, TitleId};
 use crate::invalid::Invalid;
 use crate::seal::KeyCommitment;
 use crate::time::Utc;
@@ -140,6 +143,159 @@ pub enum Record {
         /// The hash of the last one.
         hash: ChainHash,
     },
+    /// The operator has sold a pass for time.
+    TimePassCreated {
+        /// Keyed hash of its code.
+        pass: PassId,
+        /// Worth nothing from here on.
+        expires: Utc,
+    },
+    /// A customer has ordered a pass.
+    PassOrdered {
+        /// The new order.
+        order: OrderId,
+        /// Whose it is.
+        account: AccountId,
+        /// Made by the client before it asked.
+        idempotency_key: IdempotencyKey,
+        /// Which kind of pass, as the shop calls it.
+        #[serde(with = "form::offer_id")]
+        offer: OfferId,
+        /// Keyed hash of its code.
+        pass: PassId,
+        /// What it will hold.
+        holds: Holds,
+        /// For how long, from the payment on, in milliseconds.
+        valid_ms: u64,
+        /// Whether its code is for someone else.
+        gift: bool,
+        /// What it costs.
+        #[serde(with = "form::money")]
+        price: Money,
+    },
+    /// A pass now belongs to an account, which alone may spend it.
+    PassClaimed {
+        /// Which pass.
+        pass: PassId,
+        /// Whose it is.
+        account: AccountId,
+    },
+    /// The operator has taken a pass back: it pays for nothing any more.
+    PassVoided {
+        /// Which pass.
+        pass: PassId,
+        /// Why.
+        reason: Reason,
+    },
+    /// A provider is going to be asked to collect the price of an order.
+    PaymentBegun {
+        /// Which order.
+        order: OrderId,
+        /// The provider's idempotency key.
+        attempt: AttemptId,
+        /// What the payer pays with.
+        method: Method,
+    },
+    /// A provider has said what it calls a payment.
+    PaymentNamed {
+        /// For which order.
+        order: OrderId,
+        /// Which one.
+        attempt: AttemptId,
+        /// Its name there.
+        reference: Reference,
+    },
+    /// A provider has collected.
+    PaymentCollected {
+        /// In this attempt.
+        attempt: AttemptId,
+    },
+    /// A provider has not collected and will not.
+    PaymentDeclined {
+        /// For which order.
+        order: OrderId,
+        /// In this attempt.
+        attempt: AttemptId,
+        /// Why.
+        why: Decline,
+    },
+    /// The price of an order was put on the account's bill.
+    OrderBilled {
+        /// Which order.
+        order: OrderId,
+    },
+    /// Money of an order is to go back.
+    RefundBegun {
+        /// Which order.
+        order: OrderId,
+        /// Its name, made before it was asked for: the provider's idempotency key.
+        refund: RefundId,
+        /// How much, in the minor unit of the price.
+        minor: u64,
+        /// Whether the right that was bought stays.
+        keeps_rights: bool,
+        /// On whose word.
+        by: RefundedBy,
+        /// The payment of which a provider gives it back; none when nobody has to be asked.
+        attempt: Option<AttemptId>,
+    },
+    /// A provider has given money back.
+    RefundMade {
+        /// Which refund.
+        refund: RefundId,
+    },
+    /// A provider will not give money back.
+    RefundFailed {
+        /// Which refund.
+        refund: RefundId,
+    },
+    /// A provider has given back more of a payment than it was asked to: someone did it there.
+    ReturnedElsewhere {
+        /// Of which payment.
+        attempt: AttemptId,
+        /// How much more, in all.
+        total_minor: u64,
+    },
+    /// A till says that part of the money went back.
+    PartReturned {
+        /// Which order.
+        order: OrderId,
+        /// Which message of the till said so.
+        event: EventId,
+        /// How much, in the minor unit of the price.
+        minor: u64,
+    },
+    /// The payer of an order wants the money back from their bank, or that was decided.
+    Disputed {
+        /// Which order.
+        order: OrderId,
+        /// Which dispute.
+        dispute: DisputeId,
+        /// How it stands.
+        standing: Dispute,
+    },
+    /// The operator lets an account pay by its bill, up to here.
+    CreditLimitSet {
+        /// Which account.
+        account: AccountId,
+        /// The most it may owe at a time, in the minor unit; zero means nothing.
+        minor: u64,
+        /// Of what.
+        #[serde(with = "form::currency")]
+        currency: Currency,
+    },
+    /// The bills of all months up to this one are settled and do not change any more.
+    MonthsClosed {
+        /// The last of them.
+        month: Month,
+    },
+    /// The operator has noted how an account pays with a provider.
+    CardSaved {
+        /// Which account.
+        account: AccountId,
+        /// With what.
+        card: Card,
+    },
 }
 
 impl Record {
@@ -151,16 +307,57 @@ impl Record {
             | Self::PaymentReceived { order, .. }
             | Self::OrderRefunded { order, .. }
             | Self::Granted { order, .. }
-            | Self::LicenceRenewed { order, .. } => Some(*order),
+            | Self::LicenceRenewed { order, .. }
+            | Self::PassOrdered { order, .. }
+            | Self::PaymentBegun { order, .. }
+            | Self::PaymentNamed { order, .. }
+            | Self::PaymentDeclined { order, .. }
+            | Self::OrderBilled { order, .. }
+            | Self::RefundBegun { order, .. }
+            | Self::PartReturned { order, .. }
+            | Self::Disputed { order, .. } => Some(*order),
             Self::PublisherAdmitted { .. }
             | Self::KeyDeposited { .. }
             | Self::TermsChanged { .. }
             | Self::PassCreated { .. }
             | Self::OrdersForgotten { .. }
             | Self::KeyResealed { .. }
-            | Self::RollbackAccepted { .. } => None,
+            | Self::RollbackAccepted { .. }
+            | Self::TimePassCreated { .. }
+            | Self::PassClaimed { .. }
+            | Self::PassVoided { .. }
+            | Self::CreditLimitSet { .. }
+            | Self::MonthsClosed { .. }
+            | Self::CardSaved { .. } => None,
+            // Money came or went back: such an order is never forgotten.
+            Self::PaymentCollected { .. }
+            | Self::RefundMade { .. }
+            | Self::RefundFailed { .. }
+            | Self::ReturnedElsewhere { .. } => None,
         }
     }
+}
+
+/// A way to pay that a provider keeps for an account. The number of the card is the provider's secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Card {
+    /// What the payer calls it: "Visa ending in 4242".
+    pub label: Label,
+    /// What the provider calls it.
+    pub method: Reference,
+    /// To which customer of the provider it is attached, if to any.
+    pub customer: Option<Reference>,
+}
+
+/// What a payer pays with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Method {
+    /// The card that is saved for the account.
+    Card(Card),
+    /// On a page of this kind of bank or wallet, to which the payer is sent.
+    Elsewhere(Reference),
 }
 
 /// What a publisher says about buying an item, as in its latest catalog entry.
@@ -169,6 +366,9 @@ impl Record {
 pub struct Terms {
     /// Version of the catalog entry.
     pub version: u64,
+    /// What people call the title; empty in records from before names were kept.
+    #[serde(default)]
+    pub name: String,
     /// What can be bought; none while the title is withdrawn.
     #[serde(with = "form::offers")]
     pub offers: Vec<Offer>,
@@ -189,6 +389,10 @@ pub enum RefundedBy {
     Operator(Reason),
     /// A till's, in this message.
     Till(EventId),
+    /// The provider's: it was done there.
+    Provider,
+    /// Nobody's: the order was paid already.
+    Overpaid,
 }
 
 macro_rules! hash_id {
@@ -210,6 +414,20 @@ macro_rules! hash_id {
                 write!(f, "{}({}…)", stringify!($name), &self.0.to_string()[..8])
             }
         }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Invalid;
+
+            fn from_str(text: &str) -> Result<Self, Invalid> {
+                text.parse().map(Self)
+            }
+        }
     };
 }
 
@@ -225,6 +443,15 @@ hash_id!(
     /// A link of the journal's chain.
     ChainHash
 );
+hash_id!(
+    /// A dispute: the hash of what its provider calls it.
+    DisputeId
+);
+
+impl DisputeId {
+    /// Tills do not name disputes: an order has one at a till.
+    pub const OF_THE_TILL: Self = Self::from_bytes([0; 32]);
+}
 
 /// A content key sealed by the vault: a nonce of 24 bytes, 32 bytes of ciphertext and a tag of 16.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -286,6 +513,64 @@ impl Reason {
     /// Checks a reason.
     pub fn new(text: &str) -> Result<Self, Invalid> {
         line("reason", text, Self::MAX_LEN).map(Self)
+    }
+
+    /// The words.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a provider calls something: 1 to 255 visible ASCII characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Reference(String);
+
+impl Reference {
+    /// Checks a name.
+    pub fn new(text: &str) -> Result<Self, Invalid> {
+        let fits = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        match fits {
+            true => Ok(Self(text.to_owned())),
+            false => Err(Invalid::new("reference", "must be 1 to 255 visible ASCII characters")),
+        }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Reference {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+/// What people call something: 1 to 64 bytes on one line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Label(String);
+
+impl Label {
+    /// Longest label, in bytes.
+    pub const MAX_LEN: usize = 64;
+
+    /// Checks a label.
+    pub fn new(text: &str) -> Result<Self, Invalid> {
+        line("label", text, Self::MAX_LEN).map(Self)
+    }
+
+    /// The words.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Label {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(&String::deserialize(deserializer)?).map_err(de::Error::custom)
     }
 }
 

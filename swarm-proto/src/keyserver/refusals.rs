@@ -3,7 +3,8 @@
 //! One enum for each command. A refusal has changed nothing; the doc line of each says what follows. Why a key does
 //! not leave is with the grants: [`super::grants::GrantRefusal`].
 
-use super::ledger::MAX_PAYMENTS_PER_ORDER;
+use super::billing::Month;
+use super::dues::MAX_PAYMENTS;
 use crate::invalid::Invalid;
 use crate::time::Utc;
 
@@ -104,9 +105,44 @@ pub enum PayRefusal {
     /// Order again.
     #[error("the order was refunded")]
     Refunded,
+    /// Wait for the bank, or order again.
+    #[error("the payment of the order is disputed")]
+    Disputed,
     /// Order again.
     #[error("the order was not paid in time")]
     Expired,
+    /// Pay with money.
+    #[error("a pass cannot be bought with a pass")]
+    PassForPass,
+    /// Pay with a pass.
+    #[error("the order is priced in credits, which only a pass has")]
+    CreditsOnly,
+    /// Order again.
+    #[error("the order was tried to be paid {0} times, no more tries are taken")]
+    TooManyTries(usize),
+    /// Try again later, or pay another way.
+    #[error("{0} payments wait for their provider already")]
+    Busy(usize),
+    /// Pay another way.
+    #[error("the account has no bill to put this on")]
+    NoBill,
+    /// Pay another way.
+    #[error(
+        "the bill of the account has room for {left_minor} minor units of its currency, the order costs more or another currency"
+    )]
+    OverLimit {
+        /// What may still be owed.
+        left_minor: u64,
+    },
+    /// The clock of the keyserver went back. Try again when it is right.
+    #[error("the bills of {0} are closed")]
+    MonthClosed(Month),
+    /// Use the pass from the account it belongs to.
+    #[error("the pass belongs to another account")]
+    PassOfAnother,
+    /// Use another pass.
+    #[error("the pass was taken back or its payment is disputed")]
+    PassVoid,
     /// Look at the code again. To be counted against the account.
     #[error("there is no pass with this code")]
     WrongCode,
@@ -126,6 +162,80 @@ pub enum PayRefusal {
     TooDear,
 }
 
+/// Why a pass was not taken into an account, or not taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum VoidRefusal {
+    /// Look at the id again.
+    #[error("there is no such pass")]
+    NoSuchPass,
+    /// Refund that order.
+    #[error("the pass was bought with order {0}")]
+    Bought(crate::id::OrderId),
+}
+
+/// Why money does not go back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RefundRefusal {
+    /// The order cannot be had.
+    #[error(transparent)]
+    Look(#[from] LookRefusal),
+    /// Refund it whole.
+    #[error("the order was paid with a pass: its credits go back together, and the right ends")]
+    WholeOnly,
+    /// Nothing to do.
+    #[error("nothing was paid for the order")]
+    NothingPaid,
+    /// Nothing to do, or say how much.
+    #[error("nothing of the pass is unused")]
+    NothingUnused,
+    /// Give back less.
+    #[error("of what was paid, {left_minor} minor units have not gone back yet")]
+    TooMuch {
+        /// What is left.
+        left_minor: u64,
+    },
+    /// Look at what happened to the order.
+    #[error("{0} refunds are known for this order, no more are taken")]
+    TooMany(usize),
+    /// A new refund needs a new id.
+    #[error("the id of the refund was used for another one")]
+    IdReused,
+}
+
+/// Why the word of a provider is not taken. Nothing was written; someone should look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProviderRefusal {
+    /// It speaks of something else.
+    #[error("there is no such payment")]
+    NoSuchPayment,
+    /// It speaks of another amount or currency.
+    #[error("the amount is not the price of the order")]
+    OtherAmount,
+    /// It speaks of another order or customer than the payment was begun for.
+    #[error("the payment belongs to another order or account")]
+    OtherOrder,
+    /// It has given the payment two names, or two payments one.
+    #[error("the payment is known under another name")]
+    OtherReference,
+    /// It has a fault.
+    #[error("more is said about this order than is remembered")]
+    TooMany,
+}
+
+/// Why a bill stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BillRefusal {
+    /// Wait for its end.
+    #[error("{0} is not over yet")]
+    NotOver(Month),
+    /// Settle what is owed first.
+    #[error("the bill of the account is in another currency")]
+    OtherCurrency,
+    /// Raise the limit.
+    #[error(transparent)]
+    Full(#[from] Full),
+}
+
 /// Why a till's word is not taken. Nothing was written; someone should look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TillRefusal {
@@ -142,6 +252,6 @@ pub enum TillRefusal {
     #[error("the id of this message was used for another one")]
     EventReused,
     /// The till has a fault.
-    #[error("{MAX_PAYMENTS_PER_ORDER} payments are known for this order, no more are taken")]
+    #[error("{MAX_PAYMENTS} payments are known for this order, no more are taken")]
     TooMany,
 }

@@ -8,31 +8,32 @@ use proptest::sample::Index;
 use super::*;
 use crate::catalog::{Currency, Kind, Media, OfferId, OfferKind, Policy};
 use crate::geometry::Geometry;
+use crate::id::RefundId;
 use crate::keyserver::compaction::Compaction;
 use crate::limit::Limit;
 use crate::membership::DeviceKind;
 
 const PUBLISHER: PublisherId = PublisherId::from_bytes([1; 32]);
-const ITEM: ItemId = ItemId::from_bytes([2; 32]);
-const ALICE: AccountId = AccountId::from_bytes([0xa; 16]);
-const BOB: AccountId = AccountId::from_bytes([0xb; 16]);
-const PASS: PassId = PassId::from_bytes([7; 32]);
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const ITEM: ItemId = ItemId::from_bytes([2; 32]);
+pub(super) const ALICE: AccountId = AccountId::from_bytes([0xa; 16]);
+pub(super) const BOB: AccountId = AccountId::from_bytes([0xb; 16]);
+pub(super) const PASS: PassId = PassId::from_bytes([7; 32]);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-fn at(secs: u64) -> Utc {
+pub(super) fn at(secs: u64) -> Utc {
     Utc::from_secs(1_000_000 + secs)
 }
 
-fn money(minor: u64, currency: &str) -> Money {
+pub(super) fn money(minor: u64, currency: &str) -> Money {
     Money::new(minor, currency.parse().expect("a currency")).expect("an amount")
 }
 
-fn offer(id: &str, price: Money, policy: Policy) -> Offer {
+pub(super) fn offer(id: &str, price: Money, policy: Policy) -> Offer {
     Offer { id: id.parse::<OfferId>().expect("an id"), kind: OfferKind::Rent, price, policy }
 }
 
 /// Must be started within 30 days, watched within 48 hours, and renewed every day.
-fn rental() -> Policy {
+pub(super) fn rental() -> Policy {
     Policy {
         start_by: Limit::Of(30 * DAY),
         finish_within: Limit::Of(2 * DAY),
@@ -42,7 +43,7 @@ fn rental() -> Policy {
     }
 }
 
-fn entry(version: u64, offers: Vec<Offer>) -> CatalogEntry {
+pub(super) fn entry(version: u64, offers: Vec<Offer>) -> CatalogEntry {
     CatalogEntry {
         title: TitleId::from([3; 16]),
         version,
@@ -70,38 +71,38 @@ fn entry(version: u64, offers: Vec<Offer>) -> CatalogEntry {
     }
 }
 
-fn sealed() -> SealedKey {
+pub(super) fn sealed() -> SealedKey {
     SealedKey::from_bytes([5; SealedKey::LEN])
 }
 
-fn key(n: usize) -> IdempotencyKey {
+pub(super) fn key(n: usize) -> IdempotencyKey {
     IdempotencyKey::new(&format!("purchase-number-{n:04}")).expect("a key")
 }
 
-fn order_id(n: usize) -> OrderId {
+pub(super) fn order_id(n: usize) -> OrderId {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&(n as u64).to_be_bytes());
     OrderId::from(bytes)
 }
 
-fn device(n: u8) -> DeviceId {
+pub(super) fn device(n: u8) -> DeviceId {
     DeviceId::from_bytes([n; 32])
 }
 
-fn box_of(account: AccountId, n: u8) -> Asker {
+pub(super) fn box_of(account: AccountId, n: u8) -> Asker {
     Asker { account, device: device(n), kind: DeviceKind::Box }
 }
 
-fn news(what: TillNews, id: u8, order: OrderId, account: AccountId) -> TillEvent {
+pub(super) fn news(what: TillNews, id: u8, order: OrderId, account: AccountId) -> TillEvent {
     TillEvent { id: EventId::from_bytes([id; 32]), what, order, account, amount: money(299, "EUR") }
 }
 
 /// A ledger with one item: a rental for money, a rental for two credits, one shown only from day 10 to day 20.
-fn shop() -> Ledger {
+pub(super) fn shop() -> Ledger {
     shop_with(Config::default())
 }
 
-fn shop_with(config: Config) -> Ledger {
+pub(super) fn shop_with(config: Config) -> Ledger {
     let mut ledger = Ledger::new(config);
     let premiere =
         Policy { not_before: Limit::Of(at(0) + 10 * DAY), not_after: Limit::Of(at(0) + 20 * DAY), ..rental() };
@@ -117,7 +118,7 @@ fn shop_with(config: Config) -> Ledger {
 }
 
 /// The records of a [`shop`].
-fn opening() -> Vec<(Utc, Record)> {
+pub(super) fn opening() -> Vec<(Utc, Record)> {
     let item = shop().items[&ITEM].clone();
     let Item { publisher, title, commitment, n_spans, terms, key } = item;
     vec![
@@ -126,11 +127,19 @@ fn opening() -> Vec<(Utc, Record)> {
     ]
 }
 
-fn ordered(ledger: &mut Ledger, n: usize, offer: &str) -> OrderId {
+pub(super) fn ordered(ledger: &mut Ledger, n: usize, offer: &str) -> OrderId {
     ledger.create_order(at(0), ALICE, key(n), ITEM, offer, order_id(n)).expect("ordered").reply.id
 }
 
-fn paid(ledger: &mut Ledger, n: usize, offer: &str) -> OrderId {
+pub(super) fn whole(reason: &str) -> Refunding {
+    Refunding::whole(Reason::new(reason).expect("a reason"))
+}
+
+pub(super) fn refund_id(n: usize) -> RefundId {
+    RefundId::from(*order_id(n).as_bytes())
+}
+
+pub(super) fn paid(ledger: &mut Ledger, n: usize, offer: &str) -> OrderId {
     let order = ordered(ledger, n, offer);
     assert!(!ledger.handle_till(at(1), &news(TillNews::Succeeded, n as u8, order, ALICE)).expect("paid").reply);
     order
@@ -278,9 +287,8 @@ fn refund_after_the_grant_stops_further_grants() {
     let mut ledger = shop();
     let order = paid(&mut ledger, 1, "rent");
     let _ = ledger.request_grant(at(2), &box_of(ALICE, 1), order).expect("granted");
-    let reason = Reason::new("charged back").expect("a reason");
-    let _ = ledger.refund(at(3), order, reason.clone()).expect("refunded");
-    assert_eq!(ledger.refund(at(4), order, reason).expect("refunded").record, None);
+    let _ = ledger.refund(at(3), order, whole("charged back"), refund_id(1)).expect("refunded");
+    assert_eq!(ledger.refund(at(4), order, whole("charged back"), refund_id(2)).expect("refunded").record, None);
     for n in [1, 2] {
         assert_eq!(ledger.request_grant(at(5), &box_of(ALICE, n), order), Err(GrantRefusal::OrderRefunded));
     }
@@ -355,7 +363,7 @@ fn pass_pays_one_credit_for_money_offers_and_the_price_for_credit_offers() {
     assert_eq!(ledger.pass(&PASS).map(Pass::credits_left), Some(0));
     let three = ordered(&mut ledger, 3, "rent");
     assert_eq!(ledger.pay_with_pass(at(1), &ALICE, three, PASS), Err(PayRefusal::PassEmpty { left: 0, cost: 1 }));
-    let _ = ledger.refund(at(2), two, Reason::new("sorry").expect("a reason")).expect("refunded");
+    let _ = ledger.refund(at(2), two, whole("sorry"), refund_id(1)).expect("refunded");
     assert_eq!(ledger.pass(&PASS).map(Pass::credits_left), Some(2), "credits of a refunded order come back");
 }
 
@@ -387,7 +395,7 @@ fn second_payment_of_an_order_is_remembered_for_whoever_gives_it_back() {
     let _ = ledger.handle_till(at(2), &news(TillNews::Succeeded, 2, order, ALICE)).expect("taken");
     assert_eq!(ledger.order(&ALICE, &order).map(|order| order.overpayments().len()), Ok(1));
     assert_eq!(ledger.totals(at(2)).overpaid, 1);
-    for id in 3..=MAX_PAYMENTS_PER_ORDER as u8 {
+    for id in 3..=MAX_PAYMENTS as u8 {
         let _ = ledger.handle_till(at(2), &news(TillNews::Succeeded, id, order, ALICE)).expect("taken");
     }
     let one_more = news(TillNews::Succeeded, 200, order, ALICE);
@@ -529,7 +537,7 @@ impl Model {
 }
 
 /// The ledger that the records make which compaction keeps.
-fn compacted(history: &[(Utc, Record)], whole: &Ledger) -> Ledger {
+pub(super) fn compacted(history: &[(Utc, Record)], whole: &Ledger) -> Ledger {
     let numbered = || (1..).zip(history);
     let mut compaction = Compaction::default();
     numbered().for_each(|(number, (_, record))| compaction.note(number, record));
@@ -541,7 +549,7 @@ fn compacted(history: &[(Utc, Record)], whole: &Ledger) -> Ledger {
 }
 
 /// A history takes a tenth of a millisecond; PROPTEST_CASES asks for more.
-fn many() -> ProptestConfig {
+pub(super) fn many() -> ProptestConfig {
     let config = ProptestConfig::default();
     ProptestConfig { cases: config.cases.max(10_000), ..config }
 }
@@ -614,7 +622,7 @@ proptest! {
                 Step::Refund { order } => {
                     let Some(order) = model.nth(order) else { continue };
                     model.refunded.insert(order);
-                    ledger.refund(now, order, Reason::new("a mistake").expect("a reason")).expect("there").record
+                    ledger.refund(now, order, whole("a mistake"), refund_id(n)).expect("there").record
                 }
                 Step::Grant { account, device: number, order } => {
                     let Some(order) = model.nth(order) else { continue };

@@ -37,6 +37,7 @@ macro_rules! written_as {
 written_as!(commitment, KeyCommitment, CommitmentForm);
 written_as!(offer_id, OfferId, OfferIdForm);
 written_as!(money, Money, MoneyForm);
+written_as!(currency, Currency, CurrencyForm);
 written_as!(policy, Policy, PolicyForm);
 written_as!(offers, Vec<Offer>, OffersForm);
 
@@ -72,6 +73,24 @@ impl TryFrom<OfferIdForm> for OfferId {
     type Error = Invalid;
 
     fn try_from(form: OfferIdForm) -> Result<Self, Invalid> {
+        form.0.parse()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct CurrencyForm(String);
+
+impl From<&Currency> for CurrencyForm {
+    fn from(currency: &Currency) -> Self {
+        Self(currency.to_string())
+    }
+}
+
+impl TryFrom<CurrencyForm> for Currency {
+    type Error = Invalid;
+
+    fn try_from(form: CurrencyForm) -> Result<Self, Invalid> {
         form.0.parse()
     }
 }
