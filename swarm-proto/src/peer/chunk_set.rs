@@ -141,6 +141,11 @@ impl ChunkSet {
         ranges
     }
 
+    /// Bytes that the set has reserved beside itself.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.words.capacity() * size_of::<u64>()
+    }
+
     fn recount(&mut self) {
         self.len = self.words.iter().map(|w| w.count_ones()).sum();
     }

@@ -1,30 +1,39 @@
 //! Decides which sources send which chunks of an item to which device, how fast and until when.
 //!
-//! Who may be a source: an online, unrevoked device other than the asker, with chunks the asker lacks, whose owner
-//! lets it send. Boxes come before seeds, the same site before others, and a device that is sending already counts
-//! for less. Leases end by themselves, so that a lost message corrects itself; a source that is lost or stalls is
-//! replaced at once by an [`Action::Push`]. Knows chunk indices only: never bytes, addresses or sockets.
+//! Who may be a source: an online, unrevoked device other than the asker that has chunks the asker lacks or is about
+//! to get some, whose owner lets it send, and that the asker can meet. The cheapest come first: the same home, the
+//! same site, other sites, then seeds. What no box of a site has is brought there once; the boxes pass it on. No more
+//! is promised of an uplink than it is believed to have. When there is not enough for everyone, a title that is
+//! watched comes before queues and those before preloads, one customer's titles go in their order, and customers share
+//! alike. Leases end by themselves, so that a lost message corrects itself; a source that is lost or stalls is
+//! replaced at once by an [`Action::Push`]. An event touches what it changes, never the whole swarm. Knows chunk
+//! indices only: never bytes, addresses or sockets.
 
-mod choice;
+mod config;
+mod crowd;
+mod draw;
+mod plan;
 mod portions;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt;
 use std::ops::Range;
-use std::time::Duration;
 
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use roaring::RoaringBitmap;
+use slab::Slab;
 
-use self::choice::{Candidate, Pick, Tier};
-use self::portions::Order;
+pub use self::config::Config;
+pub use self::crowd::Held;
+use self::crowd::{Crowd, ItemNo, Slot};
+pub use self::plan::{Action, Lease, Link, Plan, Profile, Reach, Reason, SiteRules, Waiting, Wish};
 use crate::bitmap::Holding;
 use crate::id::{AccountId, DeviceId, ItemId, SiteId};
 use crate::membership::DeviceKind;
+use crate::peer::chunk_set::ChunkSet;
+use crate::ticket::TicketClass;
 use crate::time::{Mono, Now, Utc};
 
 /// Sources that one device avoids at the same time. A device that complains about more complains about its own link.
@@ -39,237 +48,55 @@ const MAX_WISHES_PER_DEVICE: usize = 64;
 /// Plans drawn anew in one timeout, so that the loss of a popular source does not keep everyone else waiting.
 const REDRAWS_PER_TIMEOUT: usize = 32;
 
+/// Askers that hear at once of new chunks; the others find out when they ask again.
+const MAX_TOLD: usize = 32;
+
 /// A cap leaves this part above the planned rate free, so that an uplink that was measured too low can show it.
 const CAP_HEADROOM_DIVISOR: u64 = 4;
 
-/// What the planner may assume and how long it trusts itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// How long a lease lasts.
-    pub lease: Duration,
-    /// When a device should ask again. A third of a lease: two lost messages do no harm.
-    pub renew_after: Duration,
-    /// A device that has not been heard of for this long is offline.
-    pub silence: Duration,
-    /// How long a source that stalled is avoided.
-    pub avoid: Duration,
-    /// A plan is not drawn anew more often than this because of good news.
-    pub redraw_every: Duration,
-    /// Distinct accounts that must complain about a source before others are planned away from it.
-    pub complainers: usize,
-    /// Boxes and seeds that one plan names for speed.
-    pub max_sources: usize,
-    /// Leases of one plan, with those that are there for single chunks only. At most 64.
-    pub max_leases: usize,
-    /// Seeds that one plan names for speed.
-    pub max_seeds: usize,
-    /// Bytes per second a box is believed to send while nobody has measured it.
-    pub unknown_box_bytes_per_sec: u64,
-    /// Bytes per second a seed is believed to send while nobody has measured it.
-    pub unknown_seed_bytes_per_sec: u64,
-    /// An uplink measured below this was idle rather than slow.
-    pub slowest_bytes_per_sec: u64,
-    /// Boxes that together give this much to a title in a queue need no seed beside them.
-    pub enough_bytes_per_sec: u64,
-    /// The same for a title that somebody is watching.
-    pub enough_playing_bytes_per_sec: u64,
-}
+/// A wish's number.
+type WishNo = u32;
+/// A lease's number.
+type LeaseNo = u32;
 
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            lease: Duration::from_secs(15),
-            renew_after: Duration::from_secs(5),
-            silence: Duration::from_secs(35),
-            avoid: Duration::from_secs(60),
-            redraw_every: Duration::from_secs(1),
-            complainers: 2,
-            max_sources: 8,
-            max_leases: 32,
-            max_seeds: 2,
-            unknown_box_bytes_per_sec: 1_250_000,
-            unknown_seed_bytes_per_sec: 12_500_000,
-            slowest_bytes_per_sec: 64 << 10,
-            enough_bytes_per_sec: 1_250_000,
-            enough_playing_bytes_per_sec: 2_500_000,
-        }
-    }
-}
-
-/// What is known of a device before it has said anything.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Profile {
-    /// What it is there for.
-    pub kind: DeviceKind,
-    /// Where it stands.
-    pub site: SiteId,
-    /// Whose it is.
-    pub account: AccountId,
-}
-
-/// What a device says about its link.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Link {
-    /// Measured; none: not known yet.
-    pub uplink_bytes_per_sec: Option<u64>,
-    /// Measured; none: not known yet.
-    pub downlink_bytes_per_sec: Option<u64>,
-    /// What its owner allows; none: unlimited. 0: it sends nothing.
-    pub upload_cap_bytes_per_sec: Option<u64>,
-}
-
-/// A device that wants chunks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wish {
-    /// Who asks.
-    pub device: DeviceId,
-    /// For which item.
-    pub item: ItemId,
-    /// How many chunks the item has.
-    pub n_chunks: u32,
-    /// What it lacks: ascending, disjoint, below `n_chunks`.
-    pub missing: Vec<Range<u32>>,
-    /// Somebody watches it while it arrives.
-    pub playing: bool,
-}
-
-/// Why a source is in a plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
-    /// A box of the same site.
-    SameSite,
-    /// A box of another site, because those of the same site are too slow or lack chunks.
-    Elsewhere,
-    /// A seed, because the boxes together are believed to be too slow.
-    BoxesTooSlow,
-    /// A seed, for chunks that no box can send.
-    OnlySeed,
-    /// A seed, because no box can send anything.
-    NoBoxes,
-    /// A source that others complain about, because nobody else has the chunks.
-    LastResort,
-}
-
-/// A source and what it is meant to send.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
-    /// Who sends.
-    pub source: DeviceId,
-    /// What it is there for.
-    pub kind: DeviceKind,
-    /// Whether it stands in the asker's site.
-    pub same_site: bool,
-    /// What is counted against its uplink.
-    pub planned_bytes_per_sec: u64,
-    /// The most it may be asked for; none: whatever it gives.
-    pub rate_cap_bytes_per_sec: Option<u64>,
-    /// What to take from it first, in this order. Portions of one plan are disjoint.
-    pub portions: Vec<Range<u32>>,
-    /// Why it was chosen.
-    pub reason: Reason,
-}
-
-/// Why a plan has no leases.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Waiting {
-    /// Nobody has ever said to hold a missing chunk.
-    NobodyHoldsIt,
-    /// Whoever holds a missing chunk is away.
-    HoldersAway,
-    /// Whoever holds a missing chunk and is there must not send, or has stalled for this asker.
-    HoldersNotSending,
-    /// Nothing is missing.
-    NothingMissing,
-}
-
-impl fmt::Display for Waiting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Waiting::NobodyHoldsIt => "no source holds it yet",
-            Waiting::HoldersAway => "every source that holds it is offline",
-            Waiting::HoldersNotSending => "every source that holds it is not sending at the moment",
-            Waiting::NothingMissing => "nothing is missing",
-        })
-    }
-}
-
-/// The answer to a wish.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
-    /// Who sends what.
-    pub leases: Vec<Lease>,
-    /// When all leases end.
-    pub until: Utc,
-    /// When to ask again.
-    pub renew_after: Duration,
-    /// Why there are no leases.
-    pub waiting: Option<Waiting>,
-}
-
-/// What the shell does next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Send this device a plan that replaces the one it has for the item.
-    Push {
-        /// Who asked for what.
-        wish: Wish,
-        /// The new plan.
-        plan: Plan,
-    },
-    /// This device has not been heard of for too long and counts as offline; close its stream.
-    Silent(DeviceId),
-}
-
-/// A wish and the plan that answers it.
+/// A wish and what has been planned for it.
 #[derive(Debug)]
-struct Answered {
-    wish: Wish,
-    leases: Vec<Lease>,
+struct Asked {
+    slot: Slot,
+    item: ItemNo,
+    missing: ChunkSet,
+    class: TicketClass,
+    rank: u32,
+    until: Option<Utc>,
+    leases: Vec<LeaseNo>,
+    /// Sum of their planned rates.
+    rate_bytes_per_sec: u64,
     planned_at: Mono,
     ends: Mono,
     /// When it is to be drawn anew.
     redraw: Option<Mono>,
+    /// What the asker was last told, in short.
+    told: u64,
 }
 
+/// A lease and what it counts against.
 #[derive(Debug)]
-struct Device {
-    profile: Profile,
-    revoked: bool,
-    /// When it counts as silent; none: it is offline.
-    silent_at: Option<Mono>,
-    link: Link,
-    holds: BTreeSet<ItemId>,
-    /// Sources that stalled for it, and until when it avoids them.
-    avoids: BTreeMap<DeviceId, Mono>,
-    /// Accounts whose devices it stalled for, and until when that counts.
-    complainers: BTreeMap<AccountId, Mono>,
-    /// Wishes that have a lease from it.
-    serves: BTreeSet<(DeviceId, ItemId)>,
-    /// Sum of the planned rates of those leases.
-    promised_bytes_per_sec: u64,
-    /// Items it has been planned for.
-    wishes: BTreeSet<ItemId>,
+struct Granted {
+    source: Slot,
+    wish: WishNo,
+    rate_bytes_per_sec: u64,
+    reason: Reason,
+    portions: Vec<Range<u32>>,
+    /// Its portions count as on their way to the asker's site.
+    arriving: bool,
 }
 
-impl Device {
-    fn is_online(&self) -> bool {
-        self.silent_at.is_some() && !self.revoked
-    }
-
-    fn may_send(&self) -> bool {
-        self.is_online() && self.link.upload_cap_bytes_per_sec != Some(0)
-    }
-
-    fn is_avoiding(&self, source: &DeviceId, now: Mono) -> bool {
-        self.avoids.get(source).is_some_and(|until| now < *until)
-    }
-}
-
-#[derive(Debug, Default)]
-struct Item {
-    holders: BTreeMap<DeviceId, Holding>,
-    /// Devices whose plan does not cover everything they lack.
-    wanting: BTreeSet<DeviceId>,
+/// Something that is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Silent(Slot),
+    End(WishNo),
+    Redraw(WishNo),
 }
 
 /// The machine. One per tracker.
@@ -277,56 +104,92 @@ struct Item {
 pub struct Planner {
     config: Config,
     rng: ChaCha8Rng,
-    devices: BTreeMap<DeviceId, Device>,
-    items: BTreeMap<ItemId, Item>,
-    answered: BTreeMap<(DeviceId, ItemId), Answered>,
-    silences: BTreeSet<(Mono, DeviceId)>,
-    ends: BTreeSet<(Mono, DeviceId, ItemId)>,
-    redraws: BTreeSet<(Mono, DeviceId, ItemId)>,
+    crowd: Crowd,
+    wishes: Slab<Asked>,
+    leases: Slab<Granted>,
+    /// What each customer's devices are being sent; none: nothing.
+    accounts: BTreeMap<AccountId, u64>,
+    timers: BTreeSet<(Mono, Due)>,
     actions: VecDeque<Action>,
 }
 
 impl Planner {
     /// A planner that knows nobody. The seed breaks ties, so that equal askers do not all lean on the same source.
     pub fn new(seed: [u8; 32], config: Config) -> Planner {
-        assert!(config.max_leases <= choice::MAX_PICKS, "one bit for each lease of a plan");
+        assert!(config.max_leases <= portions::MAX_SENDERS, "one bit for each lease of a plan");
         Planner {
             config,
             rng: ChaCha8Rng::from_seed(seed),
-            devices: BTreeMap::new(),
-            items: BTreeMap::new(),
-            answered: BTreeMap::new(),
-            silences: BTreeSet::new(),
-            ends: BTreeSet::new(),
-            redraws: BTreeSet::new(),
+            crowd: Crowd::default(),
+            wishes: Slab::new(),
+            leases: Slab::new(),
+            accounts: BTreeMap::new(),
+            timers: BTreeSet::new(),
             actions: VecDeque::new(),
         }
     }
 
-    /// A device was enrolled, or is known from before. It is offline until it arrives.
-    pub fn handle_enrolled(&mut self, device: DeviceId, profile: Profile) {
-        let fresh = Device {
-            profile: profile.clone(),
-            revoked: false,
-            silent_at: None,
-            link: Link::default(),
-            holds: BTreeSet::new(),
-            avoids: BTreeMap::new(),
-            complainers: BTreeMap::new(),
-            serves: BTreeSet::new(),
-            promised_bytes_per_sec: 0,
-            wishes: BTreeSet::new(),
-        };
-        self.devices.entry(device).or_insert(fresh).profile = profile;
+    /// A device was enrolled, is known from before, or has moved. It is offline until it arrives.
+    pub fn handle_enrolled(&mut self, now: Now, device: DeviceId, profile: &Profile) {
+        if let Some(slot) = self.crowd.slot(&device) {
+            let known = self.crowd.device(slot);
+            let site = &self.crowd.site(known.site).id;
+            if (known.kind, site, known.account) == (profile.kind, &profile.site, profile.account) {
+                return;
+            }
+            // What was planned for it and from it was planned for where it stood.
+            self.drop_wishes(slot);
+            self.lose_source(now, slot, None);
+        }
+        self.crowd.enrol(device, profile, &self.config);
+    }
+
+    /// What the operator has said about a site. Plans follow as they are renewed.
+    pub fn handle_site(&mut self, site: &SiteId, rules: &SiteRules) {
+        let number = self.crowd.site_no(site);
+        let costs = rules.costs.iter().map(|(from, cost)| (self.crowd.site_no(from), *cost)).collect();
+        let known = self.crowd.site_mut(number);
+        known.inbound_bytes_per_sec = rules.inbound_bytes_per_sec.bound();
+        known.costs = costs;
+    }
+
+    /// Seeds may send to a site from now on, or may not because their budget is used up: then they stop at once.
+    pub fn handle_origin(&mut self, now: Now, site: &SiteId, seeds_may_send: bool) {
+        let number = self.crowd.site_no(site);
+        let known = self.crowd.site_mut(number);
+        if std::mem::replace(&mut known.seeds_may_send, seeds_may_send) == seeds_may_send {
+            return;
+        }
+        let asks: Vec<WishNo> = self.wishes.iter().map(|(no, _)| number_of(no)).collect();
+        for wish in asks {
+            let asked = &self.wishes[wish as usize];
+            if self.crowd.device(asked.slot).site != number {
+                continue;
+            }
+            let from_seeds: Vec<LeaseNo> = asked.leases.iter().copied().filter(|no| self.is_from_seed(*no)).collect();
+            if seeds_may_send && (asked.leases.is_empty() || from_seeds.is_empty()) {
+                self.redraw_at(now.mono, wish);
+            } else if !seeds_may_send && !from_seeds.is_empty() {
+                from_seeds.into_iter().for_each(|lease| self.end_lease(lease));
+                self.redraw_at(now.mono, wish);
+            }
+        }
     }
 
     /// A device has come online.
     pub fn handle_arrived(&mut self, now: Now, device: DeviceId) {
         self.handle_heard(now, device, true);
-        let held: Vec<ItemId> =
-            self.devices.get(&device).map(|it| it.holds.iter().copied().collect()).unwrap_or_default();
+        let Some(slot) = self.crowd.slot(&device) else { return };
+        let held: Vec<ItemNo> = self.crowd.items_of(slot).collect();
         for item in held {
             self.tell_wanting(now, item);
+        }
+    }
+
+    /// Who can open connections to a device has become known.
+    pub fn handle_reach(&mut self, device: DeviceId, reach: Reach) {
+        if let Some(slot) = self.crowd.slot(&device) {
+            self.crowd.device_mut(slot).reach = reach;
         }
     }
 
@@ -336,57 +199,62 @@ impl Planner {
     }
 
     /// A device holds exactly this of an item from now on; nothing, if the holding is empty.
-    pub fn handle_holding(&mut self, now: Now, device: DeviceId, item: ItemId, holding: Holding) {
-        let Some(known) = self.devices.get_mut(&device) else { return };
-        let online = known.is_online();
-        if holding.is_empty() {
-            known.holds.remove(&item);
-            if let Some(it) = self.items.get_mut(&item) {
-                it.holders.remove(&device);
-            }
-            self.forget_idle_item(&item);
-            self.lose_source(now, device, Some(item));
+    pub fn handle_holding(&mut self, now: Now, device: DeviceId, item: ItemId, holding: &Holding) {
+        let Some(slot) = self.crowd.slot(&device) else { return };
+        if holding.is_empty() && self.crowd.item_no(&item).is_none() {
             return;
         }
-        known.holds.insert(item);
-        let complete = holding.is_complete();
-        self.items.entry(item).or_default().holders.insert(device, holding);
-        if complete {
-            self.release(device, item);
+        let number = self.crowd.number_item(item, holding.n_chunks());
+        if self.crowd.item(number).n_chunks != holding.n_chunks() {
+            return;
         }
-        if online {
-            self.tell_wanting(now, item);
+        self.crowd.hold(slot, number, holding);
+        if holding.is_empty() {
+            self.lose_source(now, slot, Some(number));
+            self.crowd.forget_idle_item(number);
+            return;
+        }
+        if holding.is_complete() {
+            self.withdraw(slot, number);
+        }
+        if self.crowd.device(slot).is_online() {
+            self.tell_wanting(now, number);
         }
     }
 
     /// A device has measured its link, or its owner has changed what it may send.
     pub fn handle_heartbeat(&mut self, now: Now, device: DeviceId, link: Link) {
         self.handle_alive(now, device);
-        let Some(known) = self.devices.get_mut(&device) else { return };
-        let could_send = known.may_send();
-        known.link = link;
-        let can_send = known.may_send();
-        if could_send && !can_send {
-            self.lose_source(now, device, None);
+        let Some(slot) = self.crowd.slot(&device) else { return };
+        let could_send = self.crowd.device(slot).may_send();
+        self.crowd.change(slot, &self.config, |it| it.link = link);
+        let known = self.crowd.device(slot);
+        if could_send && !known.may_send() {
+            self.lose_source(now, slot, None);
+        } else {
+            self.keep_promises(now, slot);
         }
     }
 
     /// A device has gone offline.
     pub fn handle_departed(&mut self, now: Now, device: DeviceId) {
-        let Some(known) = self.devices.get_mut(&device) else { return };
-        let Some(silent_at) = known.silent_at.take() else { return };
-        known.link = Link::default();
-        known.avoids.clear();
-        self.silences.remove(&(silent_at, device));
-        self.drop_wishes(device);
-        self.lose_source(now, device, None);
+        let Some(slot) = self.crowd.slot(&device) else { return };
+        let Some(silent_at) = self.crowd.device(slot).silent_at else { return };
+        self.timers.remove(&(silent_at, Due::Silent(slot)));
+        self.drop_wishes(slot);
+        self.crowd.change(slot, &self.config, |it| {
+            it.silent_at = None;
+            it.link = Link::default();
+            it.avoids.clear();
+        });
+        self.lose_source(now, slot, None);
     }
 
     /// A device has lost its membership for good.
     pub fn handle_revoked(&mut self, now: Now, device: DeviceId) {
         self.handle_departed(now, device);
-        if let Some(known) = self.devices.get_mut(&device) {
-            known.revoked = true;
+        if let Some(slot) = self.crowd.slot(&device) {
+            self.crowd.device_mut(slot).revoked = true;
         }
     }
 
@@ -395,71 +263,89 @@ impl Planner {
     /// It is planned away from that source at once, the others when enough distinct accounts say so. Complaints about
     /// a source that was not planned for the complainer are ignored.
     pub fn handle_stall(&mut self, now: Now, device: DeviceId, item: ItemId, source: DeviceId) {
-        let planned = self.answered.get(&(device, item)).is_some_and(|it| it.leases.iter().any(|l| l.source == source));
-        if !planned {
-            return;
-        }
+        let (Some(slot), Some(source)) = (self.crowd.slot(&device), self.crowd.slot(&source)) else { return };
+        let Some(wish) = self.crowd.item_no(&item).and_then(|item| self.wish_of(slot, item)) else { return };
+        let Some(lease) = self.lease_from(wish, source) else { return };
         let until = now.mono + self.config.avoid;
-        let Some(asker) = self.devices.get_mut(&device) else { return };
-        let account = asker.profile.account;
-        asker.avoids.retain(|_, until| now.mono < *until);
+        let asker = self.crowd.device_mut(slot);
+        let account = asker.account;
+        asker.avoids.retain(|(other, until)| *other != source && now.mono < *until);
         if asker.avoids.len() < MAX_AVOIDED {
-            asker.avoids.insert(source, until);
+            asker.avoids.push((source, until));
         }
-        let stalled = self.devices.get_mut(&source).expect("a planned source is a device");
-        let shunned_before = complaints(stalled, now.mono) >= self.config.complainers;
-        stalled.complainers.retain(|_, until| now.mono < *until);
-        if stalled.profile.account != account && stalled.complainers.len() < MAX_COMPLAINERS {
-            stalled.complainers.insert(account, until);
+        self.end_lease(lease);
+        self.redraw_at(now.mono, wish);
+
+        let stalled = self.crowd.device_mut(source);
+        let shunned_before = stalled.complaints(now.mono) >= self.config.complainers;
+        stalled.complainers.retain(|(other, until)| *other != account && now.mono < *until);
+        if stalled.account != account && stalled.complainers.len() < MAX_COMPLAINERS {
+            stalled.complainers.push((account, until));
         }
-        let shunned = complaints(stalled, now.mono) >= self.config.complainers;
-        if shunned && !shunned_before {
+        if !shunned_before && self.is_shunned(source, now.mono) {
             self.lose_source(now, source, None);
-        } else {
-            self.redraw_at(now.mono, device, item);
         }
     }
 
-    /// Answers a wish with a plan and remembers both until the leases end.
-    pub fn plan(&mut self, now: Now, wish: Wish) -> Plan {
-        self.release(wish.device, wish.item);
-        self.make_room(&wish.device);
-        self.draw(now, wish)
+    /// Answers a wish with a plan and remembers both until the leases end. Leases that are still good are kept.
+    pub fn plan(&mut self, now: Now, wish: &Wish) -> Plan {
+        let missing = ChunkSet::from_ranges(wish.n_chunks, wish.missing.iter().cloned());
+        let Some(slot) = self.crowd.slot(&wish.device).filter(|_| !missing.is_empty()) else {
+            self.handle_withdrawn(wish.device, wish.item);
+            return Plan {
+                leases: Vec::new(),
+                until: now.utc + self.config.lease,
+                renew_after: self.config.renew_after,
+                waiting: Some(Waiting::NothingMissing),
+            };
+        };
+        let item = self.crowd.number_item(wish.item, wish.n_chunks);
+        if self.crowd.item(item).n_chunks != wish.n_chunks {
+            // Whoever said so first was wrong: the wish is from the catalog.
+            self.forget_item(now, item);
+            return self.plan(now, wish);
+        }
+        let no = self.ask(now, slot, item, missing, wish);
+        self.draw(now, no);
+        let plan = self.answer(now, no);
+        if !self.crowd.device(slot).is_online() {
+            self.forget_wish(no);
+        }
+        plan
+    }
+
+    /// A device wants an item no more, or must not have it now: what it was to be sent is free at once.
+    pub fn handle_withdrawn(&mut self, device: DeviceId, item: ItemId) {
+        if let (Some(slot), Some(item)) = (self.crowd.slot(&device), self.crowd.item_no(&item)) {
+            self.withdraw(slot, item);
+        }
     }
 
     /// Lets time pass.
     pub fn handle_timeout(&mut self, now: Now) {
-        while let Some((at, device)) = self.silences.first().copied()
+        let mut redrawn = 0;
+        while let Some((at, due)) = self.timers.first().copied()
             && at <= now.mono
+            && redrawn < REDRAWS_PER_TIMEOUT
         {
-            self.handle_departed(now, device);
-            self.actions.push_back(Action::Silent(device));
-        }
-        while let Some((at, device, item)) = self.ends.first().copied()
-            && at <= now.mono
-        {
-            self.release(device, item);
-        }
-        for _ in 0..REDRAWS_PER_TIMEOUT {
-            let Some((at, device, item)) = self.redraws.first().copied() else { break };
-            if at > now.mono {
-                break;
-            }
-            let answered = self.release(device, item).expect("a redraw belongs to an answered wish");
-            let Some(wish) = self.what_is_left(answered.wish) else { continue };
-            let plan = self.draw(now, wish.clone());
-            if plan.leases != answered.leases {
-                self.actions.push_back(Action::Push { wish, plan });
+            match due {
+                Due::Silent(slot) => {
+                    let device = self.crowd.device(slot).id;
+                    self.handle_departed(now, device);
+                    self.actions.push_back(Action::Silent(device));
+                }
+                Due::End(wish) => self.forget_wish(wish),
+                Due::Redraw(wish) => {
+                    redrawn += 1;
+                    self.redraw(now, wish);
+                }
             }
         }
     }
 
     /// When [`Planner::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Mono> {
-        let silence = self.silences.first().map(|(at, _)| *at);
-        let end = self.ends.first().map(|(at, ..)| *at);
-        let redraw = self.redraws.first().map(|(at, ..)| *at);
-        [silence, end, redraw].into_iter().flatten().min()
+        self.timers.first().map(|(at, _)| *at)
     }
 
     /// What to do next.
@@ -469,295 +355,462 @@ impl Planner {
 
     /// Whether a device is there.
     pub fn is_online(&self, device: &DeviceId) -> bool {
-        self.devices.get(device).is_some_and(Device::is_online)
+        self.crowd.slot(device).is_some_and(|slot| self.crowd.device(slot).is_online())
     }
 
     /// The leases a device has for an item now, with their reasons.
-    pub fn leases(&self, device: DeviceId, item: ItemId) -> &[Lease] {
-        self.answered.get(&(device, item)).map_or(&[], |it| &it.leases)
+    pub fn leases(&self, device: &DeviceId, item: &ItemId) -> Vec<Lease> {
+        let wish = self.crowd.slot(device).zip(self.crowd.item_no(item)).and_then(|(slot, item)| self.wish_of(slot, item));
+        wish.map(|wish| self.wishes[wish as usize].leases.iter().map(|no| self.lease(*no)).collect()).unwrap_or_default()
     }
 
-    /// Everyone who holds chunks of an item, online or not.
-    pub fn holders(&self, item: &ItemId) -> impl Iterator<Item = (&DeviceId, &Holding)> {
-        self.items.get(item).into_iter().flat_map(|it| &it.holders)
+    /// Everyone who holds chunks of an item, online or not; in no particular order.
+    pub fn holders(&self, item: &ItemId) -> impl Iterator<Item = (DeviceId, Held<'_>)> {
+        let number = self.crowd.item_no(item);
+        let members = number.into_iter().flat_map(|item| self.crowd.members(item).iter().map(move |slot| (item, *slot)));
+        members.filter_map(|(item, slot)| {
+            let held = self.crowd.held(slot, item).filter(|held| !held.is_empty())?;
+            Some((self.crowd.device(slot).id, held))
+        })
     }
 
-    /// What a device holds of an item.
-    pub fn holding(&self, device: &DeviceId, item: &ItemId) -> Option<&Holding> {
-        self.items.get(item)?.holders.get(device)
+    /// What a device holds of an item; none: nothing.
+    pub fn holding(&self, device: &DeviceId, item: &ItemId) -> Option<Held<'_>> {
+        let held = self.crowd.held(self.crowd.slot(device)?, self.crowd.item_no(item)?)?;
+        (!held.is_empty()).then_some(held)
     }
 
-    /// Every item a device holds chunks of.
-    pub fn held_by(&self, device: &DeviceId) -> impl Iterator<Item = &ItemId> {
-        self.devices.get(device).into_iter().flat_map(|it| &it.holds)
+    /// Every item a device holds chunks of, with what it holds.
+    pub fn held_by(&self, device: &DeviceId) -> impl Iterator<Item = (ItemId, Held<'_>)> {
+        let slot = self.crowd.slot(device);
+        slot.into_iter().flat_map(move |slot| {
+            self.crowd.items_of(slot).filter_map(move |item| {
+                let held = self.crowd.held(slot, item).filter(|held| !held.is_empty())?;
+                Some((self.crowd.item(item).id, held))
+            })
+        })
     }
 
     /// Seeds that are there, those of the asker's site first; equals in random order.
     pub fn online_seeds(&mut self, asker: &DeviceId, at_most: usize) -> Vec<DeviceId> {
-        let site = self.devices.get(asker).map(|it| it.profile.site.clone());
-        let rng = &mut self.rng;
-        let mut seeds: Vec<(bool, u32, DeviceId)> = self
-            .devices
-            .iter()
-            .filter(|(id, it)| it.profile.kind == DeviceKind::Seed && it.may_send() && *id != asker)
-            .map(|(id, it)| (Some(&it.profile.site) != site.as_ref(), rng.random(), *id))
-            .collect();
+        let site = self.crowd.slot(asker).map(|slot| self.crowd.device(slot).site);
+        let mut seeds: Vec<(bool, u32, DeviceId)> = Vec::new();
+        for slot in self.crowd.seeds() {
+            let seed = self.crowd.device(*slot);
+            if seed.kind == DeviceKind::Seed && seed.may_send() && seed.id != *asker {
+                seeds.push((Some(seed.site) != site, self.rng.random(), seed.id));
+            }
+        }
         seeds.sort_unstable();
         seeds.into_iter().take(at_most).map(|(.., id)| id).collect()
     }
 
+    /// Bytes of memory that holdings use, for whoever watches the size of a tracker.
+    pub fn holdings_bytes(&self) -> usize {
+        self.crowd.holdings_bytes()
+    }
+
     fn handle_heard(&mut self, now: Now, device: DeviceId, arriving: bool) {
-        let silent_at = now.mono + self.config.silence;
-        let Some(known) = self.devices.get_mut(&device).filter(|it| !it.revoked) else { return };
-        if known.silent_at.is_none() && !arriving {
+        let Some(slot) = self.crowd.slot(&device) else { return };
+        let known = self.crowd.device(slot);
+        if known.revoked || (known.silent_at.is_none() && !arriving) {
             return;
         }
-        if let Some(before) = known.silent_at.replace(silent_at) {
-            self.silences.remove(&(before, device));
+        let silent_at = now.mono + self.config.silence;
+        match known.silent_at {
+            Some(before) => {
+                self.timers.remove(&(before, Due::Silent(slot)));
+                self.crowd.device_mut(slot).silent_at = Some(silent_at);
+            }
+            None => self.crowd.change(slot, &self.config, |it| it.silent_at = Some(silent_at)),
         }
-        self.silences.insert((silent_at, device));
+        self.timers.insert((silent_at, Due::Silent(slot)));
     }
 
     /// A source has gone, for one item or for all: whoever counted on it is planned anew at once.
-    fn lose_source(&mut self, now: Now, source: DeviceId, of: Option<ItemId>) {
-        let Some(known) = self.devices.get(&source) else { return };
-        let served: Vec<(DeviceId, ItemId)> =
-            known.serves.iter().filter(|(_, item)| of.is_none_or(|it| it == *item)).copied().collect();
-        for (device, item) in served {
-            self.redraw_at(now.mono, device, item);
+    fn lose_source(&mut self, now: Now, source: Slot, of: Option<ItemNo>) {
+        let served = self.crowd.device(source).serves.clone();
+        for lease in served {
+            let wish = self.leases[lease as usize].wish;
+            if of.is_none_or(|item| item == self.wishes[wish as usize].item) {
+                self.end_lease(lease);
+                self.redraw_at(now.mono, wish);
+            }
+        }
+    }
+
+    /// A source gives less than was thought: leases beyond that end, and whoever had them is planned anew.
+    fn keep_promises(&mut self, now: Now, source: Slot) {
+        while self.crowd.device(source).promised_bytes_per_sec > self.crowd.device(source).uplink_bytes_per_sec() {
+            let known = self.crowd.device(source);
+            let over = known.promised_bytes_per_sec - known.uplink_bytes_per_sec();
+            let Some(&last) = known.serves.last() else { return };
+            let (wish, rate) = (self.leases[last as usize].wish, self.leases[last as usize].rate_bytes_per_sec);
+            match rate > over {
+                true => self.set_rate(last, rate - over),
+                false => self.end_lease(last),
+            }
+            self.redraw_soon(now.mono, wish);
         }
     }
 
     /// Somebody has new chunks of an item: whoever lacks a source for some is planned anew soon.
-    fn tell_wanting(&mut self, now: Now, item: ItemId) {
-        let Some(it) = self.items.get(&item) else { return };
-        let wanting: Vec<DeviceId> = it.wanting.iter().copied().collect();
-        for device in wanting {
-            let planned_at = self.answered[&(device, item)].planned_at;
-            self.redraw_at(now.mono.max(planned_at + self.config.redraw_every), device, item);
+    fn tell_wanting(&mut self, now: Now, item: ItemNo) {
+        let wanting: Vec<WishNo> = self.crowd.item(item).wanting.iter().take(MAX_TOLD).copied().collect();
+        for wish in wanting {
+            self.redraw_soon(now.mono, wish);
         }
     }
 
-    fn redraw_at(&mut self, at: Mono, device: DeviceId, item: ItemId) {
-        let Some(answered) = self.answered.get_mut(&(device, item)) else { return };
-        if answered.redraw.is_some_and(|earlier| earlier <= at) {
+    /// Draws anew as soon as good news may be told again.
+    fn redraw_soon(&mut self, now: Mono, wish: WishNo) {
+        let planned_at = self.wishes[wish as usize].planned_at;
+        self.redraw_at(now.max(planned_at + self.config.redraw_every), wish);
+    }
+
+    fn redraw_at(&mut self, at: Mono, wish: WishNo) {
+        let asked = &mut self.wishes[wish as usize];
+        if asked.redraw.is_some_and(|earlier| earlier <= at) {
             return;
         }
-        if let Some(later) = answered.redraw.replace(at) {
-            self.redraws.remove(&(later, device, item));
+        if let Some(later) = asked.redraw.replace(at) {
+            self.timers.remove(&(later, Due::Redraw(wish)));
         }
-        self.redraws.insert((at, device, item));
+        self.timers.insert((at, Due::Redraw(wish)));
     }
 
-    fn drop_wishes(&mut self, device: DeviceId) {
-        let wishes: Vec<ItemId> =
-            self.devices.get(&device).map(|it| it.wishes.iter().copied().collect()).unwrap_or_default();
-        for item in wishes {
-            self.release(device, item);
+    fn redraw(&mut self, now: Now, wish: WishNo) {
+        let asked = &mut self.wishes[wish as usize];
+        if let Some(at) = asked.redraw.take() {
+            self.timers.remove(&(at, Due::Redraw(wish)));
         }
-    }
-
-    fn make_room(&mut self, device: &DeviceId) {
-        let Some(known) = self.devices.get(device) else { return };
-        if known.wishes.len() < MAX_WISHES_PER_DEVICE {
+        let asked = &mut self.wishes[wish as usize];
+        if let Some(Held::Part(held)) = self.crowd.held(asked.slot, asked.item) {
+            let before = asked.missing.len();
+            asked.missing.subtract(held);
+            self.crowd.item_mut(asked.item).missing -= u64::from(before - asked.missing.len());
+        }
+        if self.wishes[wish as usize].missing.is_empty() {
+            self.forget_wish(wish);
             return;
         }
-        let oldest = known.wishes.iter().copied().min_by_key(|item| self.answered[&(*device, *item)].planned_at);
-        self.release(*device, oldest.expect("a full set has an oldest member"));
+        let told = self.wishes[wish as usize].told;
+        self.end_later(now, wish);
+        self.draw(now, wish);
+        let plan = self.answer(now, wish);
+        let asked = &self.wishes[wish as usize];
+        if asked.told != told {
+            let wish = Wish {
+                device: self.crowd.device(asked.slot).id,
+                item: self.crowd.item(asked.item).id,
+                n_chunks: asked.missing.width(),
+                missing: asked.missing.ranges(),
+                class: asked.class,
+                rank: asked.rank,
+                until: asked.until,
+            };
+            self.actions.push_back(Action::Push { wish, plan });
+        }
+    }
+
+    /// Remembers a wish; a newer one for the same item takes the place of the old.
+    fn ask(&mut self, now: Now, slot: Slot, item: ItemNo, missing: ChunkSet, wish: &Wish) -> WishNo {
+        if let Some(no) = self.wish_of(slot, item) {
+            self.unlist(no);
+            let asked = &mut self.wishes[no as usize];
+            let it = self.crowd.item_mut(item);
+            it.missing = it.missing - u64::from(asked.missing.len()) + u64::from(missing.len());
+            (asked.missing, asked.class, asked.rank, asked.until) = (missing, wish.class, wish.rank, wish.until);
+            if let Some(at) = asked.redraw.take() {
+                self.timers.remove(&(at, Due::Redraw(no)));
+            }
+            self.list(no);
+            self.end_later(now, no);
+            return no;
+        }
+        self.make_room(slot);
+        let chunks = u64::from(missing.len());
+        let no = number_of(self.wishes.insert(Asked {
+            slot,
+            item,
+            missing,
+            class: wish.class,
+            rank: wish.rank,
+            until: wish.until,
+            leases: Vec::new(),
+            rate_bytes_per_sec: 0,
+            planned_at: now.mono,
+            ends: now.mono,
+            redraw: None,
+            told: 0,
+        }));
+        self.timers.insert((now.mono, Due::End(no)));
+        self.end_later(now, no);
+        let it = self.crowd.item_mut(item);
+        it.wishes += 1;
+        it.missing += chunks;
+        self.crowd.device_mut(slot).wishes.push((item, no));
+        self.crowd.fetch(slot, item);
+        self.list(no);
+        no
+    }
+
+    /// Counts a wish at its site, unless somebody watches.
+    fn list(&mut self, no: WishNo) {
+        let asked = &self.wishes[no as usize];
+        if asked.class != TicketClass::Playing {
+            let site = self.crowd.device(asked.slot).site;
+            let site = self.crowd.site_mut(site);
+            site.wishes.insert(no);
+            site.planned_bytes_per_sec += asked.rate_bytes_per_sec;
+        }
+    }
+
+    fn unlist(&mut self, no: WishNo) {
+        let asked = &self.wishes[no as usize];
+        if asked.class != TicketClass::Playing {
+            let site = self.crowd.device(asked.slot).site;
+            let site = self.crowd.site_mut(site);
+            site.wishes.remove(&no);
+            site.planned_bytes_per_sec -= asked.rate_bytes_per_sec;
+        }
+    }
+
+    /// Leases are good for their full time from now on, or until the window closes.
+    fn end_later(&mut self, now: Now, no: WishNo) {
+        let asked = &mut self.wishes[no as usize];
+        let open_for = asked.until.map_or(self.config.lease, |until| until.since(now.utc));
+        let ends = now.mono + self.config.lease.min(open_for);
+        self.timers.remove(&(asked.ends, Due::End(no)));
+        self.timers.insert((ends, Due::End(no)));
+        asked.ends = ends;
+        asked.planned_at = now.mono;
+    }
+
+    fn drop_wishes(&mut self, slot: Slot) {
+        for (_, wish) in self.crowd.device(slot).wishes.clone() {
+            self.forget_wish(wish);
+        }
+    }
+
+    fn make_room(&mut self, slot: Slot) {
+        let wishes = &self.crowd.device(slot).wishes;
+        if wishes.len() < MAX_WISHES_PER_DEVICE {
+            return;
+        }
+        let oldest = wishes.iter().map(|(_, no)| *no).min_by_key(|no| self.wishes[*no as usize].planned_at);
+        self.forget_wish(oldest.expect("a full list has an oldest member"));
+    }
+
+    fn withdraw(&mut self, slot: Slot, item: ItemNo) {
+        if let Some(wish) = self.wish_of(slot, item) {
+            self.forget_wish(wish);
+        }
     }
 
     /// Forgets a wish and gives back what its leases had promised.
-    fn release(&mut self, device: DeviceId, item: ItemId) -> Option<Answered> {
-        let answered = self.answered.remove(&(device, item))?;
-        for lease in &answered.leases {
-            let source = self.devices.get_mut(&lease.source).expect("a planned source is a device");
-            source.promised_bytes_per_sec -= lease.planned_bytes_per_sec;
-            source.serves.remove(&(device, item));
+    fn forget_wish(&mut self, no: WishNo) {
+        for lease in self.wishes[no as usize].leases.clone() {
+            self.end_lease(lease);
         }
-        self.devices.get_mut(&device).expect("an asker is a device").wishes.remove(&item);
-        if let Some(it) = self.items.get_mut(&item) {
-            it.wanting.remove(&device);
+        self.unlist(no);
+        let asked = self.wishes.remove(no as usize);
+        self.timers.remove(&(asked.ends, Due::End(no)));
+        if let Some(at) = asked.redraw {
+            self.timers.remove(&(at, Due::Redraw(no)));
         }
-        self.forget_idle_item(&item);
-        self.ends.remove(&(answered.ends, device, item));
-        if let Some(at) = answered.redraw {
-            self.redraws.remove(&(at, device, item));
-        }
-        Some(answered)
+        let it = self.crowd.item_mut(asked.item);
+        it.wishes -= 1;
+        it.missing -= u64::from(asked.missing.len());
+        it.wanting.remove(&no);
+        self.crowd.device_mut(asked.slot).wishes.retain(|(_, wish)| *wish != no);
+        self.crowd.settle(asked.slot, asked.item);
+        self.crowd.forget_idle_item(asked.item);
     }
 
-    fn forget_idle_item(&mut self, item: &ItemId) {
-        if self.items.get(item).is_some_and(|it| it.holders.is_empty() && it.wanting.is_empty()) {
-            self.items.remove(item);
+    /// Forgets everything about an item: what was said of it was wrong.
+    fn forget_item(&mut self, now: Now, item: ItemNo) {
+        let nothing = Holding::empty(self.crowd.item(item).n_chunks).expect("the size of a known item");
+        for slot in self.crowd.members(item).to_vec() {
+            self.lose_source(now, slot, Some(item));
+            self.withdraw(slot, item);
+        }
+        // The last one to go takes the item with it.
+        while self.crowd.has_item(item)
+            && let Some(&slot) = self.crowd.members(item).first()
+        {
+            self.crowd.hold(slot, item, &nothing);
+        }
+        self.crowd.forget_idle_item(item);
+    }
+
+    fn wish_of(&self, slot: Slot, item: ItemNo) -> Option<WishNo> {
+        self.crowd.device(slot).wishes.iter().find(|(wanted, _)| *wanted == item).map(|(_, no)| *no)
+    }
+
+    fn lease_from(&self, wish: WishNo, source: Slot) -> Option<LeaseNo> {
+        self.wishes[wish as usize].leases.iter().copied().find(|no| self.leases[*no as usize].source == source)
+    }
+
+    fn is_from_seed(&self, lease: LeaseNo) -> bool {
+        self.crowd.device(self.leases[lease as usize].source).kind == DeviceKind::Seed
+    }
+
+    fn is_shunned(&self, source: Slot, now: Mono) -> bool {
+        self.crowd.device(source).complaints(now) >= self.config.complainers
+    }
+
+    /// A source will send this fast to a wish.
+    fn grant(&mut self, wish: WishNo, source: Slot, rate_bytes_per_sec: u64, reason: Reason) -> LeaseNo {
+        let no = number_of(self.leases.insert(Granted {
+            source,
+            wish,
+            rate_bytes_per_sec: 0,
+            reason,
+            portions: Vec::new(),
+            arriving: false,
+        }));
+        self.wishes[wish as usize].leases.push(no);
+        self.crowd.device_mut(source).serves.push(no);
+        self.set_rate(no, rate_bytes_per_sec);
+        no
+    }
+
+    /// The one place where rates are counted: against the source, for the asker, its customer and its site.
+    fn set_rate(&mut self, no: LeaseNo, rate_bytes_per_sec: u64) {
+        let lease = &mut self.leases[no as usize];
+        let before = std::mem::replace(&mut lease.rate_bytes_per_sec, rate_bytes_per_sec);
+        let (source, wish) = (lease.source, lease.wish);
+        self.crowd.promise(source, &self.config, rate_bytes_per_sec, before);
+        let asked = &mut self.wishes[wish as usize];
+        let changed = |sum: u64| sum + rate_bytes_per_sec - before;
+        asked.rate_bytes_per_sec = changed(asked.rate_bytes_per_sec);
+        let asker = self.crowd.device_mut(asked.slot);
+        asker.incoming_bytes_per_sec = changed(asker.incoming_bytes_per_sec);
+        let (account, site) = (asker.account, asker.site);
+        if asked.class != TicketClass::Playing {
+            let site = self.crowd.site_mut(site);
+            site.planned_bytes_per_sec = changed(site.planned_bytes_per_sec);
+        }
+        let total = self.accounts.entry(account).or_default();
+        *total = changed(*total);
+        if *total == 0 {
+            self.accounts.remove(&account);
         }
     }
 
-    /// The wish without the chunks that have arrived since; none if they were all.
-    fn what_is_left(&self, wish: Wish) -> Option<Wish> {
-        let Some(held) = self.holding(&wish.device, &wish.item).filter(|it| it.n_chunks() == wish.n_chunks) else {
-            return Some(wish);
-        };
-        let wanted = Holding::from_runs(wish.n_chunks, wish.missing.iter().cloned()).ok()?;
-        let missing: Vec<Range<u32>> = wanted.difference(held).runs().collect();
-        (!missing.is_empty()).then_some(Wish { missing, ..wish })
+    fn end_lease(&mut self, no: LeaseNo) {
+        self.set_rate(no, 0);
+        self.set_portions(no, Vec::new(), false);
+        let lease = self.leases.remove(no as usize);
+        self.wishes[lease.wish as usize].leases.retain(|it| *it != no);
+        self.crowd.device_mut(lease.source).serves.retain(|it| *it != no);
     }
 
-    /// Draws a plan for a wish that has none, and remembers it if the asker is there.
-    fn draw(&mut self, now: Now, wish: Wish) -> Plan {
+    /// Gives a lease its portions; those of a lease that brings chunks to a site are counted there.
+    fn set_portions(&mut self, no: LeaseNo, portions: Vec<Range<u32>>, arriving: bool) {
+        let lease = &mut self.leases[no as usize];
+        let before = std::mem::replace(&mut lease.portions, portions);
+        let was_arriving = std::mem::replace(&mut lease.arriving, arriving);
+        if !was_arriving && !arriving {
+            return;
+        }
+        let asked = &self.wishes[lease.wish as usize];
+        let site = self.crowd.device(asked.slot).site;
+        let item = self.crowd.item_mut(asked.item);
+        let n_chunks = item.n_chunks;
+        let local = item.local_mut(site);
+        if was_arriving {
+            local.count_arriving(n_chunks, &before, -1);
+        }
+        if arriving {
+            local.count_arriving(n_chunks, &lease.portions, 1);
+        }
+    }
+
+    /// What the asker is told of its wish.
+    fn answer(&mut self, now: Now, no: WishNo) -> Plan {
+        let leases: Vec<Lease> = self.wishes[no as usize].leases.iter().map(|lease| self.lease(*lease)).collect();
+        let waiting = leases.is_empty().then(|| self.why_waiting(now.mono, no));
+        let asked = &mut self.wishes[no as usize];
+        asked.told = leases.iter().fold(1, |told, lease| digest(told, lease));
         let until = now.utc + self.config.lease;
-        let renew_after = self.config.renew_after;
-        let mut missing = RoaringBitmap::new();
-        for range in &wish.missing {
-            missing.insert_range(range.start..range.end.min(wish.n_chunks));
+        Plan {
+            leases,
+            until: asked.until.map_or(until, |closes| closes.min(until)),
+            renew_after: self.config.renew_after,
+            waiting,
         }
-        let Some(asker) = self.devices.get(&wish.device).filter(|_| !missing.is_empty()) else {
-            return Plan { leases: Vec::new(), until, renew_after, waiting: Some(Waiting::NothingMissing) };
-        };
-        let downlink = asker.link.downlink_bytes_per_sec;
-        let asker_is_online = asker.is_online();
-
-        let ties = self.rng.random();
-        let (candidates, rarity) = self.candidates(now.mono, ties, &wish, &missing);
-        let enough = match wish.playing {
-            true => self.config.enough_playing_bytes_per_sec,
-            false => self.config.enough_bytes_per_sec,
-        };
-        let limits = choice::Limits {
-            enough_bytes_per_sec: enough,
-            max_sources: self.config.max_sources,
-            max_seeds: self.config.max_seeds,
-            max_leases: self.config.max_leases,
-            slowest_bytes_per_sec: self.config.slowest_bytes_per_sec,
-        };
-        let mut picks = choice::choose(candidates, &missing, &limits);
-        fit_into(&mut picks, downlink);
-        let order = match wish.playing {
-            true => Order::Playing,
-            false => Order::RarestFirst { from: self.rng.random_range(0..wish.n_chunks) },
-        };
-        let portions = portions::split(&picks, wish.n_chunks, &rarity, order);
-        let covered = picks.iter().fold(RoaringBitmap::new(), |all, pick| all | &pick.chunks);
-        let wanting = covered.len() < missing.len();
-        let leases: Vec<Lease> = picks.iter().zip(portions).map(|(pick, mine)| self.lease(&wish, pick, mine)).collect();
-        let waiting = leases.is_empty().then(|| self.why_waiting(&wish, &missing));
-        if asker_is_online {
-            self.remember(now.mono, wish, leases.clone(), wanting);
-        }
-        Plan { leases, until, renew_after, waiting }
     }
 
-    /// Everyone who could send something, and how many of them hold each chunk.
-    fn candidates(&self, now: Mono, ties: u64, wish: &Wish, missing: &RoaringBitmap) -> (Vec<Candidate<'_>>, Vec<u32>) {
-        let mut ties = ChaCha8Rng::seed_from_u64(ties);
-        let mut rarity = portions::Counts::new(wish.n_chunks);
-        let mut candidates = Vec::new();
-        let asker = self.devices.get(&wish.device).expect("only a device is planned for");
-        let holders = self.items.get(&wish.item).into_iter().flat_map(|it| &it.holders);
-        for (id, held) in holders {
-            let source = &self.devices[id];
-            let fits = held.n_chunks() == wish.n_chunks;
-            if !fits || *id == wish.device || !source.may_send() || asker.is_avoiding(id, now) {
-                continue;
-            }
-            rarity.add(held);
-            if choice::overlap(held, missing) == 0 {
-                continue;
-            }
-            let near = source.profile.site == asker.profile.site;
-            let tier = match (source.profile.kind, near) {
-                _ if complaints(source, now) >= self.config.complainers => Tier::Shunned,
-                (DeviceKind::Box, true) => Tier::NearBox,
-                (DeviceKind::Box, false) => Tier::FarBox,
-                (DeviceKind::Seed, true) => Tier::NearSeed,
-                (DeviceKind::Seed, false) => Tier::FarSeed,
-            };
-            let share_bytes_per_sec = share(source, &self.config);
-            candidates.push(Candidate { device: *id, tier, share_bytes_per_sec, held, tie: ties.random() });
-        }
-        (candidates, rarity.finish())
-    }
-
-    fn lease(&self, wish: &Wish, pick: &Pick, portions: Vec<Range<u32>>) -> Lease {
-        let source = &self.devices[&pick.device];
-        let asker = &self.devices[&wish.device];
+    fn lease(&self, no: LeaseNo) -> Lease {
+        let lease = &self.leases[no as usize];
+        let source = self.crowd.device(lease.source);
+        let asker = self.crowd.device(self.wishes[lease.wish as usize].slot);
         // Alone on a source, a box may find out what its uplink really gives.
-        let contended = !source.serves.is_empty() && source.link.uplink_bytes_per_sec.is_some();
-        let frugal = pick.reason == Reason::BoxesTooSlow;
-        let planned = pick.rate_bytes_per_sec;
-        let cap = (contended || frugal).then(|| planned.saturating_add(planned / CAP_HEADROOM_DIVISOR));
+        let contended = source.serves.len() > 1 && source.link.uplink_bytes_per_sec.is_some();
+        let frugal = lease.reason == Reason::BoxesTooSlow;
+        let planned = lease.rate_bytes_per_sec;
+        let cap = (contended || frugal).then(|| planned.saturating_add(planned / CAP_HEADROOM_DIVISOR).max(1));
         Lease {
-            source: pick.device,
-            kind: source.profile.kind,
-            same_site: source.profile.site == asker.profile.site,
+            source: source.id,
+            kind: source.kind,
+            same_site: source.site == asker.site,
             planned_bytes_per_sec: planned,
             rate_cap_bytes_per_sec: [cap, source.link.upload_cap_bytes_per_sec].into_iter().flatten().min(),
-            portions,
-            reason: pick.reason,
+            portions: lease.portions.clone(),
+            reason: lease.reason,
         }
     }
 
-    fn remember(&mut self, now: Mono, wish: Wish, leases: Vec<Lease>, wanting: bool) {
-        let (device, item) = (wish.device, wish.item);
-        for lease in &leases {
-            let source = self.devices.get_mut(&lease.source).expect("a planned source is a device");
-            source.promised_bytes_per_sec += lease.planned_bytes_per_sec;
-            source.serves.insert((device, item));
-        }
-        self.devices.get_mut(&device).expect("an asker is a device").wishes.insert(item);
-        if wanting {
-            self.items.entry(item).or_default().wanting.insert(device);
-        }
-        let ends = now + self.config.lease;
-        self.ends.insert((ends, device, item));
-        self.answered.insert((device, item), Answered { wish, leases, planned_at: now, ends, redraw: None });
-    }
-
-    fn why_waiting(&self, wish: &Wish, missing: &RoaringBitmap) -> Waiting {
-        let useful = |(id, held): &(&DeviceId, &Holding)| {
-            **id != wish.device
-                && !self.devices[*id].revoked
-                && held.n_chunks() == wish.n_chunks
-                && choice::overlap(held, missing) > 0
+    fn why_waiting(&self, now: Mono, no: WishNo) -> Waiting {
+        let asked = &self.wishes[no as usize];
+        let asker = self.crowd.device(asked.slot);
+        let site = self.crowd.site(asker.site);
+        let useful = |slot: &&Slot| {
+            **slot != asked.slot
+                && !self.crowd.device(**slot).revoked
+                && self.crowd.held(**slot, asked.item).is_some_and(|held| held.meets(&asked.missing))
         };
-        let holders = || self.holders(&wish.item).filter(useful);
+        let holders = || self.crowd.members(asked.item).iter().filter(useful);
         if holders().next().is_none() {
             return Waiting::NobodyHoldsIt;
         }
-        match holders().any(|(id, _)| self.devices[id].is_online()) {
-            true => Waiting::HoldersNotSending,
-            false => Waiting::HoldersAway,
+        let mut online = holders().filter(|slot| self.crowd.device(**slot).is_online()).peekable();
+        if online.peek().is_none() {
+            return Waiting::HoldersAway;
+        }
+        let mut willing = online
+            .filter(|slot| {
+                let source = self.crowd.device(**slot);
+                source.may_send() && source.reach.meets(asker.reach) && !asker.is_avoiding(**slot, now)
+            })
+            .peekable();
+        if willing.peek().is_none() {
+            return Waiting::HoldersNotSending;
+        }
+        match willing.any(|slot| site.seeds_may_send || self.crowd.device(*slot).kind == DeviceKind::Box) {
+            true => Waiting::HoldersBusy,
+            false => Waiting::OriginBudget,
         }
     }
 }
 
-/// How many accounts complain about a source at the moment.
-fn complaints(source: &Device, now: Mono) -> usize {
-    source.complainers.values().filter(|until| now < **until).count()
+fn number_of(index: usize) -> u32 {
+    u32::try_from(index).expect("there are fewer than four billion of anything")
 }
 
-/// What a source is believed to have left for one more lease: what is free, or an equal part of everything.
-fn share(source: &Device, config: &Config) -> u64 {
-    let unknown = match source.profile.kind {
-        DeviceKind::Box => config.unknown_box_bytes_per_sec,
-        DeviceKind::Seed => config.unknown_seed_bytes_per_sec,
-    };
-    let measured = source.link.uplink_bytes_per_sec.map(|rate| rate.max(config.slowest_bytes_per_sec));
-    let cap = source.link.upload_cap_bytes_per_sec.unwrap_or(u64::MAX);
-    let uplink = measured.unwrap_or(unknown).min(cap);
-    let free = uplink.saturating_sub(source.promised_bytes_per_sec);
-    let equal = uplink / (source.serves.len() as u64 + 1);
-    free.max(equal).max(1)
-}
-
-/// Plans no more than the asker can take, so that the rest of the uplinks counts as free for others.
-fn fit_into(picks: &mut [Pick], downlink_bytes_per_sec: Option<u64>) {
-    let Some(downlink) = downlink_bytes_per_sec else { return };
-    let planned: u128 = picks.iter().map(|pick| u128::from(pick.rate_bytes_per_sec)).sum();
-    if planned <= u128::from(downlink) {
-        return;
+/// FNV-1a over what a device must hear of when it changes.
+fn digest(mut told: u64, lease: &Lease) -> u64 {
+    let mut add = |value: u64| told = (told ^ value).wrapping_mul(0x0100_0000_01b3);
+    for word in lease.source.as_bytes().chunks_exact(8) {
+        add(u64::from_le_bytes(word.try_into().expect("eight bytes")));
     }
-    for pick in picks {
-        let fitting = u128::from(pick.rate_bytes_per_sec) * u128::from(downlink) / planned;
-        pick.rate_bytes_per_sec = u64::try_from(fitting).unwrap_or(u64::MAX).max(1);
+    add(lease.rate_cap_bytes_per_sec.map_or(u64::MAX, |cap| cap / 16_384));
+    if matches!(lease.reason, Reason::NotHere | Reason::OnlySeed) {
+        for portion in &lease.portions {
+            add(u64::from(portion.start) << 32 | u64::from(portion.end));
+        }
     }
+    told
 }

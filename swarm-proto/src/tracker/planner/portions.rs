@@ -1,11 +1,26 @@
 //! Splits what is missing into portions: rarest chunks first, each source as much as its rate allows.
 //!
-//! Portions are disjoint, and a portion names only chunks its source holds and the asker lacks.
+//! Portions are disjoint, and a portion names only chunks its source holds and the asker lacks. Neighbouring chunks
+//! that the same sources hold and that are equally rare are dealt out together, so the work grows with how scattered
+//! the holdings are rather than with the length of the item.
 
 use std::ops::Range;
 
-use super::choice::Pick;
-use crate::bitmap::Holding;
+use crate::peer::chunk_set::ChunkSet;
+
+/// Most sources among which chunks are split: one bit for each.
+pub(super) const MAX_SENDERS: usize = 64;
+
+/// Most ranges of one source. Portions are hints, and a source that is through with them is asked for what it has.
+const MAX_RANGES: usize = 256;
+
+/// A source that is to send something.
+#[derive(Debug)]
+pub(super) struct Sender {
+    pub(super) rate_bytes_per_sec: u64,
+    /// The missing chunks it may be asked for.
+    pub(super) chunks: ChunkSet,
+}
 
 /// In which order chunks are to be taken.
 #[derive(Debug, Clone, Copy)]
@@ -16,77 +31,44 @@ pub(super) enum Order {
     Playing,
 }
 
-/// How many holders each chunk has.
-#[derive(Debug)]
-pub(super) struct Counts {
-    complete: i64,
-    /// At each chunk, how many more hold it than the one before it.
-    steps: Vec<i64>,
-}
-
-impl Counts {
-    pub(super) fn new(n_chunks: u32) -> Counts {
-        Counts { complete: 0, steps: vec![0; n_chunks as usize + 1] }
-    }
-
-    pub(super) fn add(&mut self, held: &Holding) {
-        if held.is_complete() {
-            self.complete += 1;
-            return;
-        }
-        for run in held.runs() {
-            self.steps[run.start as usize] += 1;
-            self.steps[run.end as usize] -= 1;
-        }
-    }
-
-    pub(super) fn finish(self) -> Vec<u32> {
-        let mut holders = self.complete;
-        let n_chunks = self.steps.len() - 1;
-        let counted = self.steps.into_iter().take(n_chunks).map(|step| {
-            holders += step;
-            u32::try_from(holders).unwrap_or(u32::MAX)
-        });
-        counted.collect()
-    }
-}
-
-/// Neighbouring chunks that the same picks may send and that are equally rare.
+/// Neighbouring chunks that the same sources may send and that are equally rare.
 struct Run {
     chunks: Range<u32>,
     senders: u64,
     holders: u32,
 }
 
-/// The portions of each pick, in the order of the picks.
-pub(super) fn split(picks: &[Pick], n_chunks: u32, holders: &[u32], order: Order) -> Vec<Vec<Range<u32>>> {
-    let mut runs = runs_of(picks, n_chunks, holders, order);
+/// The portions of each sender, in the order of the senders.
+pub(super) fn split(senders: &[Sender], n_chunks: u32, holders: impl Fn(u32) -> u32, order: Order) -> Vec<Vec<Range<u32>>> {
+    let mut runs = runs_of(senders, n_chunks, holders, order);
     if let Order::RarestFirst { from } = order {
         runs.sort_by_key(|run| (run.holders, (run.chunks.start + n_chunks - from) % n_chunks));
     }
-    let mut portions = vec![Vec::new(); picks.len()];
-    let mut load = vec![0_u64; picks.len()];
+    let mut portions = vec![Vec::new(); senders.len()];
+    let mut load = vec![0_u64; senders.len()];
     for run in runs {
-        let mut given = vec![0_u32; picks.len()];
+        let before = load.clone();
         for _ in run.chunks.clone() {
-            let next = least_loaded(picks, &load, run.senders);
+            let next = least_loaded(senders, &load, run.senders);
             load[next] += 1;
-            given[next] += 1;
         }
         let mut start = run.chunks.start;
-        for (pick, count) in given.into_iter().enumerate().filter(|(_, count)| *count > 0) {
-            append(&mut portions[pick], start..start + count);
-            start += count;
+        for (at, (after, before)) in load.iter().zip(before).enumerate() {
+            let count = u32::try_from(after - before).expect("no more than the run has chunks");
+            if count > 0 {
+                append(&mut portions[at], start..start + count);
+                start += count;
+            }
         }
     }
     portions
 }
 
-fn runs_of(picks: &[Pick], n_chunks: u32, holders: &[u32], order: Order) -> Vec<Run> {
-    let mut senders = vec![0_u64; n_chunks as usize];
-    for (at, pick) in picks.iter().enumerate() {
-        for chunk in &pick.chunks {
-            senders[chunk as usize] |= 1 << at;
+fn runs_of(senders: &[Sender], n_chunks: u32, holders: impl Fn(u32) -> u32, order: Order) -> Vec<Run> {
+    let mut able = vec![0_u64; n_chunks as usize];
+    for (at, sender) in senders.iter().enumerate() {
+        for chunk in sender.chunks.iter() {
+            able[chunk as usize] |= 1 << at;
         }
     }
     let cut_before = |chunk: u32| match order {
@@ -94,10 +76,11 @@ fn runs_of(picks: &[Pick], n_chunks: u32, holders: &[u32], order: Order) -> Vec<
         Order::Playing => true,
     };
     let mut runs: Vec<Run> = Vec::new();
-    for (chunk, (senders, holders)) in (0..n_chunks).zip(senders.into_iter().zip(holders.iter().copied())) {
+    for (chunk, senders) in (0..n_chunks).zip(able) {
         if senders == 0 {
             continue;
         }
+        let holders = holders(chunk);
         match runs.last_mut() {
             Some(run)
                 if run.chunks.end == chunk
@@ -113,19 +96,22 @@ fn runs_of(picks: &[Pick], n_chunks: u32, holders: &[u32], order: Order) -> Vec<
     runs
 }
 
-/// Who of the senders would be done first with one chunk more.
-fn least_loaded(picks: &[Pick], load: &[u64], senders: u64) -> usize {
-    let able = (0..picks.len()).filter(|at| senders & (1 << at) != 0);
+/// Who of the able would be done first with one chunk more.
+fn least_loaded(senders: &[Sender], load: &[u64], able: u64) -> usize {
+    let able = (0..senders.len()).filter(|at| able & (1 << at) != 0);
+    // At most 32,768 chunks times a terabyte a second: far below where this would overflow.
     let sooner = |a: &usize, b: &usize| {
-        let work = |one: usize, other: usize| u128::from(load[one] + 1) * u128::from(picks[other].rate_bytes_per_sec);
+        let work = |one: usize, other: usize| (load[one] + 1) * senders[other].rate_bytes_per_sec;
         work(*a, *b).cmp(&work(*b, *a))
     };
     able.min_by(sooner).expect("every run has a sender")
 }
 
 fn append(portions: &mut Vec<Range<u32>>, chunks: Range<u32>) {
+    let full = portions.len() >= MAX_RANGES;
     match portions.last_mut() {
         Some(last) if last.end == chunks.start => last.end = chunks.end,
+        _ if full => {}
         _ => portions.push(chunks),
     }
 }
