@@ -248,7 +248,7 @@ impl State {
         }
         titles.into_iter().for_each(|listing| state.insert_title(listing));
         for (device, item, holding) in everything.holdings {
-            state.planner.handle_holding(now, device, item, holding);
+            state.planner.handle_holding(now, device, item, &holding);
         }
         Ok(state)
     }
@@ -320,7 +320,8 @@ impl State {
             if !records.has_room() {
                 break;
             }
-            records = records.holding(device, item, self.planner.holding(device, item));
+            let held = self.planner.holding(device, item).map(|held| held.to_holding());
+            records = records.holding(device, item, held.as_ref());
             written.push((*device, *item));
         }
         let mut seen = Vec::new();

@@ -15,6 +15,8 @@ mod draw;
 mod plan;
 mod portions;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -403,6 +405,11 @@ impl Planner {
         }
         seeds.sort_unstable();
         seeds.into_iter().take(at_most).map(|(.., id)| id).collect()
+    }
+
+    /// What a customer's devices are being sent together, as planned.
+    pub fn account_total(&self, account: &AccountId) -> u64 {
+        self.accounts.get(account).copied().unwrap_or(0)
     }
 
     /// Bytes of memory that holdings use, for whoever watches the size of a tracker.

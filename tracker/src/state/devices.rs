@@ -156,7 +156,7 @@ impl State {
     /// Puts in a device that is on disk.
     pub(super) fn insert_device(&mut self, device: Device) {
         let profile = Profile { kind: device.kind, site: device.site.clone(), account: device.account };
-        self.planner.handle_enrolled(device.device, profile);
+        self.planner.handle_enrolled(crate::clock::now(), device.device, &profile);
         self.registry.insert_device(device);
     }
 

@@ -18,7 +18,7 @@ use swarm_proto::signed::Signed;
 use swarm_proto::ticket::{Ticket, TicketClass};
 use swarm_proto::time::Now;
 use swarm_proto::tracker::addresses::Reachable;
-use swarm_proto::tracker::planner::{Plan, Wish};
+use swarm_proto::tracker::planner::{Held, Plan, Wish};
 use swarm_proto::tracker::registry::Device;
 use tonic::Status;
 
@@ -228,9 +228,21 @@ impl State {
         }
         let n_chunks = listing.n_chunks();
         let missing = convert::missing(n_chunks, missing).map_err(|invalid| refusal::field(&invalid))?;
-        let wish = Wish { device, item, n_chunks, missing, playing };
-        let plan = self.planner.plan(now, wish.clone());
+        let class = if playing { TicketClass::Playing } else { TicketClass::Queued };
+        let rank = self.rank_of(&device, &item);
+        let wish = Wish { device, item, n_chunks, missing, class, rank, until: None };
+        let plan = self.planner.plan(now, &wish);
         self.plan_message(now, &wish, &plan, from)
+    }
+
+    /// Where an item stands in the queue of a device's customer; what is in no queue comes after everything in one.
+    fn rank_of(&self, device: &DeviceId, item: &ItemId) -> u32 {
+        let account = self.registry.device(device).map(|it| it.account);
+        let queue = account.and_then(|account| self.queues.get(&account));
+        let place = queue.zip(self.catalog.item(item)).and_then(|(queue, listing)| {
+            queue.entries().iter().position(|entry| entry.title == listing.entry.title)
+        });
+        place.and_then(|place| u32::try_from(place).ok()).unwrap_or(u32::MAX)
     }
 
     /// Sends a plan that nobody asked for, because the one before is not good any more.
@@ -268,7 +280,7 @@ impl State {
         let ticket = Ticket {
             device: wish.device,
             item: wish.item,
-            class: if wish.playing { TicketClass::Playing } else { TicketClass::Queued },
+            class: wish.class,
             expires: now.utc + TICKET_LASTS,
             seed_bytes_max: Limit::Of(sealed_len + sealed_len / SEED_SLACK_DIVISOR),
             serial: self.last_ticket,
@@ -326,7 +338,7 @@ impl State {
             return Err(Invalid::new("item", format!("is one more than {} items", convert::MAX_HOLDINGS)));
         }
         if is_new && self.catalog.item(item).is_none() {
-            let unlisted = self.planner.held_by(&device).filter(|it| self.catalog.item(it).is_none()).count();
+            let unlisted = self.planner.held_by(&device).filter(|(it, _)| self.catalog.item(it).is_none()).count();
             check_unlisted(unlisted + 1)?;
         }
         self.check_size(item, holding)
@@ -343,11 +355,14 @@ impl State {
 
     fn replace_holdings(&mut self, now: Now, device: DeviceId, holdings: Vec<(ItemId, Holding)>) {
         let told: BTreeSet<ItemId> = holdings.iter().map(|(item, _)| *item).collect();
-        let gone: Vec<ItemId> = self.planner.held_by(&device).filter(|item| !told.contains(item)).copied().collect();
-        for item in gone {
-            if let Some(held) = self.planner.holding(&device, &item)
-                && let Ok(nothing) = Holding::empty(held.n_chunks())
-            {
+        let gone: Vec<(ItemId, u32)> = self
+            .planner
+            .held_by(&device)
+            .filter(|(item, _)| !told.contains(item))
+            .map(|(item, held)| (item, held.n_chunks()))
+            .collect();
+        for (item, n_chunks) in gone {
+            if let Ok(nothing) = Holding::empty(n_chunks) {
                 self.hold(now, device, item, nothing);
             }
         }
@@ -357,10 +372,10 @@ impl State {
     }
 
     fn hold(&mut self, now: Now, device: DeviceId, item: ItemId, holding: Holding) {
-        if self.planner.holding(&device, &item) == Some(&holding) {
+        if self.planner.holding(&device, &item).is_some_and(|held| held.to_holding() == holding) {
             return;
         }
-        self.planner.handle_holding(now, device, item, holding);
+        self.planner.handle_holding(now, device, item, &holding);
         self.unwritten.holdings.insert((device, item));
         self.unwritten.is_due_by(now.mono + FLUSH_AFTER);
     }
@@ -397,11 +412,12 @@ impl State {
 
     fn copies(&self, item: ItemId) -> Result<pb::Copies, Failure> {
         let listed = self.catalog.item(&item).map(|it| it.n_chunks());
-        let holders: Vec<(&DeviceId, &Holding)> = self.planner.holders(&item).collect();
+        let mut holders: Vec<(DeviceId, Held<'_>)> = self.planner.holders(&item).collect();
+        holders.sort_unstable_by_key(|(device, _)| *device);
         let n_chunks =
             listed.or_else(|| holders.first().map(|(_, held)| held.n_chunks())).ok_or_else(refusal::no_title)?;
         let devices = holders.into_iter().filter_map(|(id, held)| {
-            let device = self.registry.device(id)?;
+            let device = self.registry.device(&id)?;
             Some(pb::DeviceHolding { device: Some(self.device_message(device)), chunks: held.len() })
         });
         Ok(pb::Copies { n_chunks, devices: devices.collect() })
@@ -409,10 +425,10 @@ impl State {
 
     pub(super) fn device_message(&self, device: &Device) -> pb::Device {
         let (mut copies, mut partial) = (0, 0);
-        for item in self.planner.held_by(&device.device) {
-            match self.planner.holding(&device.device, item) {
-                Some(held) if held.is_complete() => copies += 1,
-                _ => partial += 1,
+        for (_, held) in self.planner.held_by(&device.device) {
+            match held.is_complete() {
+                true => copies += 1,
+                false => partial += 1,
             }
         }
         pb::Device {

@@ -75,9 +75,14 @@ impl Held<'_> {
     /// The chunks as runs: ascending, not touching each other.
     pub fn runs(&self) -> Vec<Range<u32>> {
         match self {
-            Held::All(n_chunks) => vec![0..*n_chunks; 1],
+            Held::All(n_chunks) => Vec::from([0..*n_chunks]),
             Held::Part(chunks) => chunks.ranges(),
         }
+    }
+
+    /// The same as a value of its own.
+    pub fn to_holding(&self) -> Holding {
+        Holding::from_runs(self.n_chunks(), self.runs()).expect("chunks of the item")
     }
 
     /// How many of these chunks are held.
@@ -567,6 +572,44 @@ impl Crowd {
             it.members.capacity() * size_of::<Slot>() + it.locals.iter().map(|(_, it)| of_locals(it)).sum::<usize>()
         });
         of_devices + of_items.sum::<usize>()
+    }
+
+    /// Whether the pools and counts of an item agree with who is in it.
+    #[cfg(test)]
+    pub(super) fn check(&self, number: ItemNo) -> Result<(), String> {
+        let item = self.item(number);
+        let mut uplink = 0;
+        for (site, local) in &item.locals {
+            let mut copies = 0;
+            let mut parts = vec![0; item.n_chunks as usize];
+            let pools = [&local.free, &local.busy, &local.seeds];
+            for (pool, slots) in pools.into_iter().enumerate() {
+                for (at, slot) in slots.iter().enumerate() {
+                    let known = self.device(*slot);
+                    let member = &known.members[known.member(number).ok_or("not a member")?];
+                    let expected = match (known.kind, known.has_room) {
+                        (DeviceKind::Box, true) => 0,
+                        (DeviceKind::Box, false) => 1,
+                        (DeviceKind::Seed, _) => 2,
+                    };
+                    if (pool, known.site) != (expected, *site) || member.pool_at as usize != at || !known.may_send() {
+                        return Err(format!("device {slot} is in the wrong pool"));
+                    }
+                    if known.kind == DeviceKind::Seed {
+                        continue;
+                    }
+                    uplink += known.uplink_bytes_per_sec;
+                    match &member.part {
+                        None => copies += 1,
+                        Some(chunks) => chunks.iter().for_each(|chunk| parts[chunk as usize] += 1),
+                    }
+                }
+            }
+            if copies != local.copies || (0..item.n_chunks).any(|it| local.holders(it) != copies + parts[it as usize]) {
+                return Err(format!("holders at site {site} are miscounted"));
+            }
+        }
+        (uplink == item.uplink_bytes_per_sec).then_some(()).ok_or_else(|| "uplinks are miscounted".to_owned())
     }
 
     fn is_fetching(&self, slot: Slot, item: ItemNo) -> bool {

@@ -67,6 +67,8 @@ struct Draw {
     want_bytes_per_sec: u64,
     /// Sources that others complain about are looked at too.
     last_resort: bool,
+    /// Seeds that sent until now, and are asked before others if one is needed again.
+    seeds_before: Vec<Slot>,
     now: Mono,
 }
 
@@ -90,9 +92,10 @@ impl Planner {
             missing,
             want_bytes_per_sec: 0,
             last_resort: false,
+            seeds_before: Vec::new(),
             now: now.mono,
         };
-        self.prune(&draw);
+        draw.seeds_before = self.prune(&draw);
         if !closed {
             draw.want_bytes_per_sec = self.entitlement(&draw);
         }
@@ -114,18 +117,28 @@ impl Planner {
         self.wishes[wish as usize].missing = draw.missing;
     }
 
-    /// Ends leases that are of no use any more.
-    fn prune(&mut self, draw: &Draw) {
+    /// Ends leases that are of no use any more, and those of seeds that only help out: whether they are still needed
+    /// is seen when the boxes have been asked. Answers the seeds.
+    fn prune(&mut self, draw: &Draw) -> Vec<Slot> {
+        let mut seeds = Vec::new();
         for lease in self.wishes[draw.wish as usize].leases.clone() {
             let granted = &self.leases[lease as usize];
-            let shunned = granted.reason != Reason::LastResort && self.is_shunned(granted.source, draw.now);
+            let shunned = (granted.reason != Reason::LastResort) == self.is_shunned(granted.source, draw.now);
             let seeds_may_send = self.crowd.site(draw.site).seeds_may_send;
             let forbidden = !seeds_may_send && self.is_from_seed(lease);
-            let source = self.leases[lease as usize].source;
-            if shunned || forbidden || !self.may_meet(draw, source) || !self.is_useful(draw, source) {
+            let granted = &self.leases[lease as usize];
+            let source = granted.source;
+            let is_spent = granted.arriving && self.still_brought(draw, lease).is_empty();
+            let helps_out = !granted.arriving && self.is_from_seed(lease);
+            if helps_out {
+                seeds.push(source);
+            }
+            let useless = !self.may_meet(draw, source) || !self.is_useful(draw, source);
+            if is_spent || helps_out || shunned || forbidden || useless {
                 self.end_lease(lease);
             }
         }
+        seeds
     }
 
     /// What the wish may have in all.
@@ -219,9 +232,11 @@ impl Planner {
         }
     }
 
-    /// Lets a wish have no more than this: the leases that came last go first.
+    /// Lets a wish have no more than this: those from seeds go first, then those that came last.
     fn shrink(&mut self, wish: WishNo, bound: u64) {
-        for lease in self.wishes[wish as usize].leases.clone().into_iter().rev() {
+        let mut leases: Vec<LeaseNo> = self.wishes[wish as usize].leases.iter().rev().copied().collect();
+        leases.sort_by_key(|lease| !self.is_from_seed(*lease));
+        for lease in leases {
             let over = self.wishes[wish as usize].rate_bytes_per_sec.saturating_sub(bound);
             if over == 0 {
                 return;
@@ -257,14 +272,19 @@ impl Planner {
             // What this wish brings already it goes on bringing.
             let lease = &self.leases[lease as usize];
             if lease.arriving {
-                lease.portions.iter().cloned().flatten().for_each(|chunk| drop(scarce.remove(chunk)));
+                for chunk in lease.portions.iter().cloned().flatten() {
+                    scarce.remove(chunk);
+                }
             }
+        }
+        let bringing = self.wishes[draw.wish as usize].leases.iter().filter(|no| self.leases[**no as usize].arriving);
+        let bringing: u64 = bringing.map(|no| self.leases[*no as usize].rate_bytes_per_sec).sum();
+        if scarce.is_empty() && bringing == 0 && !self.crowd.item(draw.item).local(draw.site).is_some_and(Local::has_copy) {
+            scarce = self.take_hoarded(draw);
         }
         if scarce.is_empty() {
             return;
         }
-        let bringing = self.wishes[draw.wish as usize].leases.iter().filter(|no| self.leases[**no as usize].arriving);
-        let bringing: u64 = bringing.map(|no| self.leases[*no as usize].rate_bytes_per_sec).sum();
         let alone = self.wishes[draw.wish as usize].leases.is_empty();
         for site in self.other_sites(draw) {
             let drawn = self.sample(draw, site, Pool::Free);
@@ -357,10 +377,13 @@ impl Planner {
             });
             let Some(best) = best.filter(|slot| overlap(*slot) > 0) else { return };
             from.retain(|slot| *slot != best);
-            let rate = self.config.lease_bytes_per_sec.min(draw.want_bytes_per_sec);
+            let rate = self.config.lease_bytes_per_sec.min(draw.want_bytes_per_sec).min(self.cap_of(draw));
+            if rate == 0 {
+                return;
+            }
             let free = self.crowd.device(best).free_bytes_per_sec();
             if self.has_room(best) && free > 0 {
-                self.grant(draw.wish, best, free.min(rate).max(1), reason);
+                self.grant(draw.wish, best, free.min(rate), reason);
             } else if self.take_from_others_at(draw, best, rate, reason) == 0 {
                 continue;
             }
@@ -369,9 +392,10 @@ impl Planner {
         }
     }
 
-    /// Leases from these, in this order, until the wish has this much.
-    fn take_from(&mut self, draw: &Draw, from: Vec<Slot>, until: u64, reason: Reason) {
+    /// Leases from these, in this order, until the wish has this much: first from those that have something now.
+    fn take_from(&mut self, draw: &Draw, mut from: Vec<Slot>, until: u64, reason: Reason) {
         let places = self.config.max_sources;
+        from.sort_by_key(|source| !self.has_some(draw, *source));
         for source in from {
             let taken = self.wishes[draw.wish as usize].leases.len();
             let lacking = self.lacks(draw, until);
@@ -383,8 +407,11 @@ impl Planner {
             }
             let each = lacking / (places - taken) as u64;
             let free = self.crowd.device(source).free_bytes_per_sec();
+            if free == 0 {
+                continue;
+            }
             let rate = free.min(each.max(self.config.lease_bytes_per_sec)).min(lacking);
-            self.grant(draw.wish, source, rate.max(1), reason);
+            self.grant(draw.wish, source, rate, reason);
         }
     }
 
@@ -407,12 +434,13 @@ impl Planner {
     fn take_from_others(&mut self, draw: &Draw, busy: Vec<Slot>, until: u64, reason: Reason) {
         for source in busy.into_iter().take(BUSY_LOOKED_AT) {
             let lacking = self.lacks(draw, until);
-            let full = self.wishes[draw.wish as usize].leases.len() >= self.config.max_sources;
-            if lacking == 0 || full {
+            if lacking == 0 {
                 return;
             }
-            if self.suits(draw, source) {
-                self.take_from_others_at(draw, source, lacking.min(self.config.lease_bytes_per_sec), reason);
+            let full = self.wishes[draw.wish as usize].leases.len() >= self.config.max_sources;
+            let known = self.lease_from(draw.wish, source).is_some();
+            if known || (!full && self.suits(draw, source)) {
+                self.take_from_others_at(draw, source, lacking, reason);
             }
         }
     }
@@ -427,15 +455,24 @@ impl Planner {
         let from = self.rng.random_range(0..n);
         let looked_at = (0..n.min(VICTIMS_LOOKED_AT)).map(|at| serves[(from + at) % n]);
         let best = looked_at.map(|lease| (self.may_take(draw, lease), lease)).max();
-        let Some((most, lease)) = best.filter(|(most, _)| *most > 0) else { return 0 };
+        let Some((most, lease)) = best else { return 0 };
         let taken = most.min(rate);
+        if taken == 0 {
+            return 0;
+        }
         let (victim, had) = (self.leases[lease as usize].wish, self.leases[lease as usize].rate_bytes_per_sec);
         match had > taken {
             true => self.set_rate(lease, had - taken),
             false => self.end_lease(lease),
         }
         self.redraw_soon(draw.now, victim);
-        self.grant(draw.wish, source, taken, reason);
+        match self.lease_from(draw.wish, source) {
+            Some(mine) => {
+                let had = self.leases[mine as usize].rate_bytes_per_sec;
+                self.set_rate(mine, had + taken);
+            }
+            None => drop(self.grant(draw.wish, source, taken, reason)),
+        }
         taken
     }
 
@@ -459,7 +496,7 @@ impl Planner {
         }
         let (mine, theirs) = match theirs == draw.account {
             true => (self.wishes[draw.wish as usize].rate_bytes_per_sec, victim.rate_bytes_per_sec),
-            false => (self.account_rate(&draw.account), self.account_rate(&theirs)),
+            false => (self.account_total(&draw.account), self.account_total(&theirs)),
         };
         let fair = theirs.saturating_sub(mine) / 2;
         let least = self.config.least_bytes_per_sec / 2;
@@ -505,13 +542,8 @@ impl Planner {
                 }
             };
             let granted = &self.leases[lease as usize];
-            let secs = (self.config.renew_after + self.config.renew_after / 2).as_secs().max(1);
-            let budget = (granted.rate_bytes_per_sec * secs / CHUNK_BYTES).max(LEAST_BROUGHT);
-            let carried: u64 = granted.portions.iter().map(|portion| u64::from(portion.end - portion.start)).sum();
-            let budget = match granted.arriving {
-                true => budget.saturating_sub(carried),
-                false => budget,
-            };
+            let carries = if granted.arriving { carried(&granted.portions) } else { 0 };
+            let budget = self.brings_soon(lease).saturating_sub(carries);
             if reason != Reason::NoBoxes || self.crowd.item(draw.item).wishes > 1 {
                 self.keep_some(draw, &mut chunks, budget);
             }
@@ -521,6 +553,40 @@ impl Planner {
             portions.extend(chunks.ranges());
             self.set_portions(lease, portions, true);
         }
+    }
+
+    /// Whoever was first and alone was given everything to bring; when others come it keeps what it can bring soon.
+    fn take_hoarded(&mut self, draw: &Draw) -> ChunkSet {
+        let mut freed = ChunkSet::empty(draw.missing.width());
+        let seeds = self.seeds_nearest_first(draw);
+        let served = seeds.iter().flat_map(|seed| self.crowd.device(*seed).serves.iter().rev().take(VICTIMS_LOOKED_AT));
+        let hoards: Vec<LeaseNo> = served.copied().filter(|no| self.is_hoard(draw, *no)).collect();
+        for lease in hoards {
+            let granted = &self.leases[lease as usize];
+            let mut kept = ChunkSet::from_ranges(draw.missing.width(), granted.portions.iter().cloned());
+            let all = kept.clone();
+            let (wish, budget) = (granted.wish, self.brings_soon(lease));
+            self.keep_some(draw, &mut kept, budget);
+            let mut rest = all;
+            rest.subtract(&kept);
+            rest.keep(&draw.missing);
+            freed.add(&rest);
+            self.set_portions(lease, kept.ranges(), true);
+            self.redraw_soon(draw.now, wish);
+        }
+        freed
+    }
+
+    fn is_hoard(&self, draw: &Draw, lease: LeaseNo) -> bool {
+        let granted = &self.leases[lease as usize];
+        let same_item = self.wishes[granted.wish as usize].item == draw.item;
+        same_item && granted.wish != draw.wish && granted.arriving && carried(&granted.portions) > self.brings_soon(lease)
+    }
+
+    /// Chunks that a lease will send until plans have been renewed, with something to spare.
+    fn brings_soon(&self, lease: LeaseNo) -> u64 {
+        let secs = (self.config.renew_after + self.config.renew_after / 2).as_secs().max(1);
+        (self.leases[lease as usize].rate_bytes_per_sec * secs / CHUNK_BYTES).max(LEAST_BROUGHT)
     }
 
     /// Keeps as many chunks as fit: those that are watched next, or a stretch that begins anywhere.
@@ -536,7 +602,9 @@ impl Planner {
         let all: Vec<u32> = chunks.iter().collect();
         let kept = all.iter().cycle().skip(skip as usize).take(at_most as usize);
         let mut some = ChunkSet::empty(chunks.width());
-        kept.for_each(|chunk| drop(some.insert(*chunk)));
+        for chunk in kept {
+            some.insert(*chunk);
+        }
         *chunks = some;
     }
 
@@ -550,10 +618,8 @@ impl Planner {
             let granted = &self.leases[lease as usize];
             if granted.arriving {
                 // What has arrived meanwhile is not brought again.
-                let still: ChunkSet = ChunkSet::from_ranges(draw.missing.width(), granted.portions.iter().cloned());
-                let mut mine = still.clone();
-                mine.keep(&draw.missing);
-                if mine.len() < still.len() {
+                let mine = self.still_brought(draw, lease);
+                if u64::from(mine.len()) < carried(&granted.portions) {
                     let kept = granted.portions.iter().cloned().flat_map(|run| clip(run, &mine)).collect();
                     self.set_portions(lease, kept, true);
                 }
@@ -561,11 +627,6 @@ impl Planner {
             }
         }
         for lease in self.wishes[draw.wish as usize].leases.clone() {
-            let granted = &self.leases[lease as usize];
-            let is_spent = granted.arriving && granted.portions.is_empty();
-            if is_spent {
-                self.set_portions(lease, Vec::new(), false);
-            }
             let granted = &self.leases[lease as usize];
             if !granted.arriving {
                 let held = self.crowd.held(granted.source, draw.item);
@@ -590,6 +651,17 @@ impl Planner {
         }
     }
 
+    /// What a lease is to bring and has not brought yet.
+    fn still_brought(&self, draw: &Draw, lease: LeaseNo) -> ChunkSet {
+        let granted = &self.leases[lease as usize];
+        let mut chunks = ChunkSet::from_ranges(draw.missing.width(), granted.portions.iter().cloned());
+        chunks.keep(&draw.missing);
+        match self.crowd.held(granted.source, draw.item) {
+            Some(held) => held.of(&chunks),
+            None => ChunkSet::empty(chunks.width()),
+        }
+    }
+
     /// Missing chunks that some source of the plan holds or that are on their way to the site.
     fn covered(&self, draw: &Draw) -> ChunkSet {
         let mut covered = ChunkSet::empty(draw.missing.width());
@@ -602,7 +674,9 @@ impl Planner {
         if draw.class != TicketClass::Playing
             && let Some(local) = self.crowd.item(draw.item).local(draw.site)
         {
-            draw.missing.iter().filter(|chunk| local.is_arriving(*chunk)).for_each(|chunk| drop(covered.insert(chunk)));
+            for chunk in draw.missing.iter().filter(|chunk| local.is_arriving(*chunk)) {
+                covered.insert(chunk);
+            }
         }
         covered
     }
@@ -663,7 +737,10 @@ impl Planner {
 
     fn seeds_nearest_first(&mut self, draw: &Draw) -> Vec<Slot> {
         let sites: Vec<SiteNo> = std::iter::once(draw.site).chain(self.other_sites(draw)).collect();
-        sites.into_iter().flat_map(|site| self.sample(draw, site, Pool::Seeds)).take(SMALL_POOL).collect()
+        let mut seeds: Vec<Slot> = sites.into_iter().flat_map(|site| self.sample(draw, site, Pool::Seeds)).collect();
+        seeds.sort_by_key(|seed| !draw.seeds_before.contains(seed));
+        seeds.truncate(SMALL_POOL);
+        seeds
     }
 
     /// Other sites with a part in the item, the cheapest first.
@@ -692,10 +769,16 @@ impl Planner {
             && !asker.is_avoiding(source, draw.now)
     }
 
-    /// It has something that is missing, or is being sent something that it will pass on.
+    /// It has something that is missing, or is being sent something that it will pass on. A viewer does not wait for
+    /// what others may get.
     fn is_useful(&self, draw: &Draw, source: Slot) -> bool {
+        let is_fetching = |wish: WishNo| !self.wishes[wish as usize].leases.is_empty();
+        self.has_some(draw, source)
+            || (draw.class != TicketClass::Playing && self.wish_of(source, draw.item).is_some_and(is_fetching))
+    }
+
+    fn has_some(&self, draw: &Draw, source: Slot) -> bool {
         self.crowd.held(source, draw.item).is_some_and(|held| held.meets(&draw.missing))
-            || self.wish_of(source, draw.item).is_some_and(|wish| !self.wishes[wish as usize].leases.is_empty())
     }
 
     fn has_no_boxes(&self, draw: &Draw) -> bool {
@@ -725,10 +808,10 @@ impl Planner {
             (_, Some(inbound)) => inbound.saturating_sub(site.planned_bytes_per_sec),
         }
     }
+}
 
-    fn account_rate(&self, account: &AccountId) -> u64 {
-        self.accounts.get(account).copied().unwrap_or(0)
-    }
+fn carried(portions: &[Range<u32>]) -> u64 {
+    portions.iter().map(|portion| u64::from(portion.end - portion.start)).sum()
 }
 
 fn size_of(local: &Local) -> usize {
