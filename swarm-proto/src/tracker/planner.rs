@@ -12,10 +12,10 @@
 mod config;
 mod crowd;
 mod draw;
-mod plan;
-mod portions;
 #[cfg(test)]
 mod model;
+mod plan;
+mod portions;
 #[cfg(test)]
 mod tests;
 
@@ -362,14 +362,17 @@ impl Planner {
 
     /// The leases a device has for an item now, with their reasons.
     pub fn leases(&self, device: &DeviceId, item: &ItemId) -> Vec<Lease> {
-        let wish = self.crowd.slot(device).zip(self.crowd.item_no(item)).and_then(|(slot, item)| self.wish_of(slot, item));
-        wish.map(|wish| self.wishes[wish as usize].leases.iter().map(|no| self.lease(*no)).collect()).unwrap_or_default()
+        let wish =
+            self.crowd.slot(device).zip(self.crowd.item_no(item)).and_then(|(slot, item)| self.wish_of(slot, item));
+        wish.map(|wish| self.wishes[wish as usize].leases.iter().map(|no| self.lease(*no)).collect())
+            .unwrap_or_default()
     }
 
     /// Everyone who holds chunks of an item, online or not; in no particular order.
     pub fn holders(&self, item: &ItemId) -> impl Iterator<Item = (DeviceId, Held<'_>)> {
         let number = self.crowd.item_no(item);
-        let members = number.into_iter().flat_map(|item| self.crowd.members(item).iter().map(move |slot| (item, *slot)));
+        let members =
+            number.into_iter().flat_map(|item| self.crowd.members(item).iter().map(move |slot| (item, *slot)));
         members.filter_map(|(item, slot)| {
             let held = self.crowd.held(slot, item).filter(|held| !held.is_empty())?;
             Some((self.crowd.device(slot).id, held))

@@ -239,9 +239,9 @@ impl State {
     fn rank_of(&self, device: &DeviceId, item: &ItemId) -> u32 {
         let account = self.registry.device(device).map(|it| it.account);
         let queue = account.and_then(|account| self.queues.get(&account));
-        let place = queue.zip(self.catalog.item(item)).and_then(|(queue, listing)| {
-            queue.entries().iter().position(|entry| entry.title == listing.entry.title)
-        });
+        let place = queue
+            .zip(self.catalog.item(item))
+            .and_then(|(queue, listing)| queue.entries().iter().position(|entry| entry.title == listing.entry.title));
         place.and_then(|place| u32::try_from(place).ok()).unwrap_or(u32::MAX)
     }
 

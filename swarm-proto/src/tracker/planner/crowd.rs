@@ -510,8 +510,8 @@ impl Crowd {
 
     /// A device holds exactly this from now on.
     pub(super) fn hold(&mut self, slot: Slot, item: ItemNo, holding: &Holding) {
-        let part = (!holding.is_complete())
-            .then(|| Box::new(ChunkSet::from_ranges(self.item(item).n_chunks, holding.runs())));
+        let part =
+            (!holding.is_complete()).then(|| Box::new(ChunkSet::from_ranges(self.item(item).n_chunks, holding.runs())));
         let at = self.join(slot, item);
         let n_chunks = self.item(item).n_chunks;
         let known = &mut self.devices[slot as usize];
@@ -633,10 +633,9 @@ impl Crowd {
             Err(at) => {
                 let nothing = Some(Box::new(ChunkSet::empty(it.n_chunks)));
                 known.members.reserve_exact(1);
-                known.members.insert(
-                    at,
-                    Member { item, at: number(it.members.len()), pool_at: NOWHERE, part: nothing },
-                );
+                known
+                    .members
+                    .insert(at, Member { item, at: number(it.members.len()), pool_at: NOWHERE, part: nothing });
                 it.members.push(slot);
                 at
             }

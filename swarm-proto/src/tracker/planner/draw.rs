@@ -224,7 +224,8 @@ impl Planner {
     fn trim(&mut self, draw: &Draw) {
         let bound = draw.want_bytes_per_sec;
         let rate = self.wishes[draw.wish as usize].rate_bytes_per_sec;
-        let is_nearly_right = rate.saturating_sub(bound) <= (bound / NEARLY_DIVISOR).min(self.config.lease_bytes_per_sec);
+        let is_nearly_right =
+            rate.saturating_sub(bound) <= (bound / NEARLY_DIVISOR).min(self.config.lease_bytes_per_sec);
         let hard = self.crowd.device(draw.slot).link.downlink_bytes_per_sec.is_some_and(|downlink| rate > downlink)
             || self.crowd.site(draw.site).inbound_bytes_per_sec.is_some();
         if rate > bound && (hard || !is_nearly_right) {
@@ -279,7 +280,10 @@ impl Planner {
         }
         let bringing = self.wishes[draw.wish as usize].leases.iter().filter(|no| self.leases[**no as usize].arriving);
         let bringing: u64 = bringing.map(|no| self.leases[*no as usize].rate_bytes_per_sec).sum();
-        if scarce.is_empty() && bringing == 0 && !self.crowd.item(draw.item).local(draw.site).is_some_and(Local::has_copy) {
+        if scarce.is_empty()
+            && bringing == 0
+            && !self.crowd.item(draw.item).local(draw.site).is_some_and(Local::has_copy)
+        {
             scarce = self.take_hoarded(draw);
         }
         if scarce.is_empty() {
@@ -580,7 +584,10 @@ impl Planner {
     fn is_hoard(&self, draw: &Draw, lease: LeaseNo) -> bool {
         let granted = &self.leases[lease as usize];
         let same_item = self.wishes[granted.wish as usize].item == draw.item;
-        same_item && granted.wish != draw.wish && granted.arriving && carried(&granted.portions) > self.brings_soon(lease)
+        same_item
+            && granted.wish != draw.wish
+            && granted.arriving
+            && carried(&granted.portions) > self.brings_soon(lease)
     }
 
     /// Chunks that a lease will send until plans have been renewed, with something to spare.

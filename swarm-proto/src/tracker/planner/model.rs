@@ -59,7 +59,8 @@ fn class() -> impl Strategy<Value = TicketClass> {
 fn event() -> impl Strategy<Value = Event> {
     let device = 0..DEVICES;
     let items = 0..ITEMS;
-    let wish = (device.clone(), items.clone(), chunks(), class(), 0..4_u32, proptest::option::weighted(0.2, 0..9_000_u64));
+    let wish =
+        (device.clone(), items.clone(), chunks(), class(), 0..4_u32, proptest::option::weighted(0.2, 0..9_000_u64));
     prop_oneof![
         4 => device.clone().prop_map(Event::Arrive),
         1 => device.clone().prop_map(Event::Depart),
@@ -114,11 +115,17 @@ fn check_books(planner: &Planner, naive: &Naive, now: Now) -> Result<(), TestCas
         prop_assert_eq!(device.is_online(), naive.online.contains(&n) && !naive.revoked.contains(&n));
         let sum = promised.get(&slot).copied().unwrap_or(0);
         prop_assert_eq!(device.promised_bytes_per_sec, sum);
-        prop_assert!(sum <= device.uplink_bytes_per_sec(), "no lease above capacity: {} of {}", sum, device.uplink_bytes_per_sec());
+        prop_assert!(
+            sum <= device.uplink_bytes_per_sec(),
+            "no lease above capacity: {} of {}",
+            sum,
+            device.uplink_bytes_per_sec()
+        );
         if !device.may_send() {
             prop_assert_eq!(sum, 0, "a device that must not send has leases");
         }
-        let incoming: u64 = device.wishes.iter().map(|(_, wish)| planner.wishes[*wish as usize].rate_bytes_per_sec).sum();
+        let incoming: u64 =
+            device.wishes.iter().map(|(_, wish)| planner.wishes[*wish as usize].rate_bytes_per_sec).sum();
         prop_assert_eq!(device.incoming_bytes_per_sec, incoming);
     }
     for (_, asked) in &planner.wishes {
@@ -146,7 +153,15 @@ fn check_books(planner: &Planner, naive: &Naive, now: Now) -> Result<(), TestCas
     Ok(())
 }
 
-fn check_plan(planner: &Planner, naive: &Naive, now: Now, wish: &Wish, n: u8, of: u8, plan: &Plan) -> Result<(), TestCaseError> {
+fn check_plan(
+    planner: &Planner,
+    naive: &Naive,
+    now: Now,
+    wish: &Wish,
+    n: u8,
+    of: u8,
+    plan: &Plan,
+) -> Result<(), TestCaseError> {
     let missing = ChunkSet::from_ranges(CHUNKS, wish.missing.iter().cloned());
     let asker = planner.crowd.device(planner.crowd.slot(&wish.device).expect("enrolled"));
     let mut portions = ChunkSet::empty(CHUNKS);

@@ -39,7 +39,12 @@ struct Run {
 }
 
 /// The portions of each sender, in the order of the senders.
-pub(super) fn split(senders: &[Sender], n_chunks: u32, holders: impl Fn(u32) -> u32, order: Order) -> Vec<Vec<Range<u32>>> {
+pub(super) fn split(
+    senders: &[Sender],
+    n_chunks: u32,
+    holders: impl Fn(u32) -> u32,
+    order: Order,
+) -> Vec<Vec<Range<u32>>> {
     let mut runs = runs_of(senders, n_chunks, holders, order);
     if let Order::RarestFirst { from } = order {
         runs.sort_by_key(|run| (run.holders, (run.chunks.start + n_chunks - from) % n_chunks));
