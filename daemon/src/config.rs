@@ -113,6 +113,7 @@ struct Override {
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     file: Option<PathBuf>,
+    text: Option<(PathBuf, String)>,
     search: Vec<PathBuf>,
     environment: Vec<(String, String)>,
     set: Vec<String>,
@@ -127,6 +128,7 @@ impl Sources {
         let user = data_folder::config_home().map(|home| home.join("reelswarm").join(&role_file));
         Sources {
             file: args.config.clone(),
+            text: None,
             search: user.into_iter().chain([Path::new("/etc/reelswarm").join(&role_file)]).collect(),
             environment: environment(),
             set: args.set.clone(),
@@ -142,6 +144,12 @@ impl Sources {
     /// Reads exactly this file.
     pub fn file(mut self, path: impl Into<PathBuf>) -> Sources {
         self.file = Some(path.into());
+        self
+    }
+
+    /// Reads this text as if it were the file of that name.
+    pub fn text(mut self, name: impl Into<PathBuf>, text: impl Into<String>) -> Sources {
+        self.text = Some((name.into(), text.into()));
         self
     }
 
@@ -171,8 +179,10 @@ impl Sources {
     pub fn load<S: Settings>(&self) -> Result<Loaded<S>, Failure> {
         let mut loaded = Loaded::<S>::of_defaults()?;
         let prefix = variable_prefix(S::ROLE);
-        if let Some(path) = self.file_to_read(&prefix)? {
-            loaded.merge_file(&path)?;
+        if let Some((name, text)) = &self.text {
+            loaded.merge_text(name, text)?;
+        } else if let Some(path) = self.file_to_read(&prefix)? {
+            loaded.merge_text(&path, &read_text(&path)?)?;
         }
         let environment = overrides_of_environment(&self.environment, &prefix);
         loaded.merge_overrides(environment)?;
@@ -232,16 +242,15 @@ impl<S: Settings> Loaded<S> {
         Ok(Loaded { settings, values, origins: BTreeMap::new() })
     }
 
-    fn merge_file(&mut self, path: &Path) -> Result<(), Failure> {
-        let text = read_text(path)?;
-        if let Err(error) = toml::from_str::<S>(&text) {
-            return Err(self.complaint(&error, &place_in(path, &text, error.span())));
+    fn merge_text(&mut self, path: &Path, text: &str) -> Result<(), Failure> {
+        if let Err(error) = toml::from_str::<S>(text) {
+            return Err(self.complaint(&error, &place_in(path, text, error.span())));
         }
-        let not_toml = |error: toml::de::Error| self.complaint(&error, &place_in(path, &text, error.span()));
-        let spanned = DeTable::parse(&text).map_err(not_toml)?;
-        let values: Table = toml::from_str(&text).map_err(not_toml)?;
+        let not_toml = |error: toml::de::Error| self.complaint(&error, &place_in(path, text, error.span()));
+        let spanned = DeTable::parse(text).map_err(not_toml)?;
+        let values: Table = toml::from_str(text).map_err(not_toml)?;
         let mut lines = BTreeMap::new();
-        lines_of_leaves(spanned.get_ref(), "", &text, &mut lines);
+        lines_of_leaves(spanned.get_ref(), "", text, &mut lines);
         overlay(&mut self.values, values);
         self.origins.extend(lines.into_iter().map(|(key, line)| (key, Origin::File { path: path.to_owned(), line })));
         self.settings =
