@@ -1,5 +1,12 @@
 //! Whole swarms on one computer.
 //!
-//! [`demo`] runs the real daemons as processes and shows the main job end to end.
+//! [`demo`] runs the real daemons as processes and shows the main job end to end. [`world`] is a swarm in virtual time,
+//! which runs the machines of `swarm-proto`; [`scenario`] says what happens in it, and [`cli`] is the program around
+//! them.
 
+pub mod cli;
 pub mod demo;
+pub mod expect;
+pub mod scenario;
+mod statistics;
+pub mod world;

@@ -3,3 +3,4 @@
 mod browser;
 mod demo;
 mod repository;
+mod virtual_swarms;
