@@ -35,7 +35,7 @@ const RECONNECT_WITHIN_MICROS: u64 = 4_000_000;
 const CANARY_VICTIM: u32 = 0;
 
 /// The event at which the canary strikes, where it strikes once.
-const CANARY_AT: u64 = 5_000;
+const CANARY_AT: u64 = 1_000;
 
 impl World {
     pub(super) fn woken(&mut self, wake: Wake) {
