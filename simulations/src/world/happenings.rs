@@ -31,9 +31,6 @@ const PROVIDERS: usize = 20;
 /// Boxes that have lost their tracker try again within this time.
 const RECONNECT_WITHIN_MICROS: u64 = 4_000_000;
 
-/// The honest box that the canary has banned.
-const CANARY_VICTIM: u32 = 0;
-
 /// The event at which the canary strikes, where it strikes once.
 const CANARY_AT: u64 = 1_000;
 
@@ -372,8 +369,11 @@ impl World {
         if device.transfers.poll_timeout().is_some_and(|due| due <= now.mono) {
             device.transfers.handle_timeout(now);
         }
-        if self.canary == Some(Canary::BansTheHonest) && self.events() >= CANARY_AT && number != CANARY_VICTIM {
-            self.banned(number, CANARY_VICTIM);
+        if self.canary == Some(Canary::BansTheHonest)
+            && self.events() >= CANARY_AT
+            && let Some(victim) = self.devices.iter().position(|device| device.is_honest())
+        {
+            self.banned(number, victim as u32);
         }
         self.after(number);
     }
