@@ -89,15 +89,15 @@ pub(crate) fn pay(refusal: &PayRefusal) -> Failure {
         PayRefusal::Refunded => unpaid("ORDER_REFUNDED").hint("order again"),
         PayRefusal::Disputed => unpaid("ORDER_DISPUTED").hint("wait until the bank has decided, or order again"),
         PayRefusal::Expired => unpaid("ORDER_EXPIRED").hint("order again"),
-        PayRefusal::PassForPass => unpaid("E-PAY-01").hint("pay for the pass with money"),
-        PayRefusal::CreditsOnly => unpaid("E-PAY-02").hint("pay with a pass"),
-        PayRefusal::TooManyTries(_) => unpaid("E-PAY-03").hint("order again, and look at the way to pay before that"),
+        PayRefusal::PassForPass => unpaid("E-WAY-01").hint("pay for the pass with money"),
+        PayRefusal::CreditsOnly => unpaid("E-WAY-02").hint("pay with a pass"),
+        PayRefusal::TooManyTries(_) => unpaid("E-WAY-03").hint("order again, and look at the way to pay before that"),
         PayRefusal::Busy(_) => {
-            Failure::new(Exit::Unreachable, "E-PAY-04", refusal).hint("try again in a few minutes, or pay another way")
+            Failure::new(Exit::Unreachable, "E-WAY-04", refusal).hint("try again in a few minutes, or pay another way")
         }
-        PayRefusal::NoBill => unpaid("E-PAY-05").hint("pay another way, or ask your provider to set up a bill"),
-        PayRefusal::OverLimit { .. } => unpaid("E-PAY-06").hint("pay another way"),
-        PayRefusal::MonthClosed(_) => Failure::new(Exit::Unreachable, "E-PAY-07", refusal)
+        PayRefusal::NoBill => unpaid("E-WAY-05").hint("pay another way, or ask your provider to set up a bill"),
+        PayRefusal::OverLimit { .. } => unpaid("E-WAY-06").hint("pay another way"),
+        PayRefusal::MonthClosed(_) => Failure::new(Exit::Unreachable, "E-WAY-07", refusal)
             .hint("the operator sets the clock of the keyserver right; pay another way until then"),
         PayRefusal::PassOfAnother => unpaid("PASS_OF_ANOTHER").hint("use a pass of this account"),
         PayRefusal::PassVoid => unpaid("PASS_VOID").hint("use another pass"),
