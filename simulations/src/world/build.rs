@@ -210,7 +210,7 @@ impl World {
         for device in &self.devices {
             let site = SiteId::new(&names[device.site]).expect("scenarios name sites as sites are named");
             let profile = Profile { kind: device.kind, site, account: device.account };
-            self.tracker.enrol(device.id, profile);
+            self.tracker.enrol(now, device.id, profile);
         }
         let n_chunks = self.geometry.n_chunks();
         // Seeds first, so that everybody knows them.
@@ -222,7 +222,7 @@ impl World {
             for title in titles {
                 let holding = self.devices[number].holding(title, n_chunks);
                 let item = self.titles[title as usize].item;
-                self.tracker.timed(|planner| planner.handle_holding(now, id, item, holding));
+                self.tracker.timed(|planner| planner.handle_holding(now, id, item, &holding));
             }
             let device = &mut self.devices[number];
             device.transfers.handle_tracker(now, true);

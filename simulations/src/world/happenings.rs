@@ -9,6 +9,7 @@ use swarm_proto::membership::DeviceKind;
 use swarm_proto::peer::chunk_set::ChunkSet;
 use swarm_proto::peer::transfers::{Action, Answer, Ask, Failure, Refused, RequestId, Verdict, Wanted};
 use swarm_proto::peer::uploads::{self, Admission};
+use swarm_proto::ticket::TicketClass;
 use swarm_proto::tracker::planner::{self, Wish};
 use swarm_proto::wire::Refusal;
 
@@ -520,7 +521,7 @@ impl World {
                 let pinned = self.tracker.arrive(now, id, link);
                 for (title, holding) in holdings {
                     let item = self.titles[title as usize].item;
-                    self.tracker.timed(|planner| planner.handle_holding(now, id, item, holding));
+                    self.tracker.timed(|planner| planner.handle_holding(now, id, item, &holding));
                 }
                 self.schedule.control(Control::Down { to: from, notice: Notice::Welcome { pinned } });
             }
@@ -528,7 +529,11 @@ impl World {
                 let (item, n_chunks) = (self.titles[title as usize].item, self.tracker.n_chunks());
                 let everything = || std::iter::once(0..n_chunks).collect();
                 let missing = if missing.is_empty() { everything() } else { missing };
-                let (plan, ticket) = self.tracker.plan(now, Wish { device: id, item, n_chunks, missing, playing });
+                let class = if playing { TicketClass::Playing } else { TicketClass::Queued };
+                let place = self.devices[from as usize].queue.iter().position(|it| *it == title);
+                let rank = place.map_or(u32::MAX, |place| place as u32);
+                let wish = Wish { device: id, item, n_chunks, missing, class, rank, until: None };
+                let (plan, ticket) = self.tracker.plan(now, wish);
                 self.trace.note(self.schedule.now(), "gets plan", from, from, plan.leases.len() as u64);
                 self.schedule.control(Control::Down { to: from, notice: Notice::Plan { title, plan, ticket } });
             }
@@ -536,7 +541,7 @@ impl World {
                 let item = self.titles[title as usize].item;
                 self.tracker.timed(|planner| {
                     planner.handle_alive(now, id);
-                    planner.handle_holding(now, id, item, holding);
+                    planner.handle_holding(now, id, item, &holding);
                 });
             }
             Report::Heartbeat(link) => self.tracker.timed(|planner| planner.handle_heartbeat(now, id, link)),
@@ -631,7 +636,6 @@ impl World {
         if !device.online {
             return;
         }
-        device.news.handle_told_all();
         let titles: Vec<u32> = device.held.keys().copied().collect();
         let holdings = titles.into_iter().map(|title| (title, device.holding(title, n_chunks))).collect();
         let link = device.link();

@@ -8,7 +8,7 @@ use swarm_proto::bitmap::Holding;
 use swarm_proto::id::{DeviceId, ItemId};
 use swarm_proto::limit::Limit;
 use swarm_proto::peer::transfers;
-use swarm_proto::ticket::{Ticket, TicketClass};
+use swarm_proto::ticket::Ticket;
 use swarm_proto::time::Now;
 use swarm_proto::tracker::planner::{self, Link, Planner, Profile, Wish};
 
@@ -86,8 +86,8 @@ impl Tracker {
     }
 
     /// A device becomes a member.
-    pub(crate) fn enrol(&mut self, device: DeviceId, profile: Profile) {
-        self.planner.handle_enrolled(device, profile.clone());
+    pub(crate) fn enrol(&mut self, now: Now, device: DeviceId, profile: Profile) {
+        self.planner.handle_enrolled(now, device, &profile);
         self.profiles.push((device, profile));
     }
 
@@ -105,11 +105,11 @@ impl Tracker {
         seed[0] = seed[0].wrapping_add(self.starts);
         let before = std::mem::replace(&mut self.planner, Planner::new(seed, self.config.clone()));
         for (device, profile) in &self.profiles {
-            self.planner.handle_enrolled(*device, profile.clone());
+            self.planner.handle_enrolled(now, *device, profile);
         }
         for item in items {
-            for (device, holding) in before.holders(&item) {
-                self.planner.handle_holding(now, *device, item, holding.clone());
+            for (device, held) in before.holders(&item) {
+                self.planner.handle_holding(now, device, item, &held.to_holding());
             }
         }
     }
@@ -123,7 +123,7 @@ impl Tracker {
 
     /// Who sends an item.
     pub(crate) fn plan(&mut self, now: Now, wish: Wish) -> (transfers::Plan, Ticket) {
-        let plan = self.timed(|planner| planner.plan(now, wish.clone()));
+        let plan = self.timed(|planner| planner.plan(now, &wish));
         self.load.plans += 1;
         self.message(now, &wish, plan)
     }
@@ -135,7 +135,7 @@ impl Tracker {
         let ticket = Ticket {
             device: wish.device,
             item: wish.item,
-            class: if wish.playing { TicketClass::Playing } else { TicketClass::Queued },
+            class: wish.class,
             expires: now.utc + TICKET_LASTS,
             seed_bytes_max: Limit::Of(self.sealed_len + self.sealed_len / SEED_SLACK_DIVISOR),
             serial: self.tickets,
