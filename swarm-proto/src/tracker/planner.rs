@@ -12,6 +12,8 @@
 mod config;
 mod crowd;
 mod draw;
+mod estimate;
+mod explain;
 #[cfg(test)]
 mod model;
 mod plan;
@@ -29,6 +31,8 @@ use slab::Slab;
 
 pub use self::config::Config;
 pub use self::crowd::Held;
+pub use self::estimate::Estimate;
+pub use self::explain::{AskedFor, Explanation, WhyNot};
 use self::crowd::{Crowd, ItemNo, Slot};
 pub use self::plan::{Action, Lease, Link, Plan, Profile, Reach, Reason, SiteRules, Waiting, Wish};
 use crate::bitmap::Holding;
@@ -52,6 +56,9 @@ const REDRAWS_PER_TIMEOUT: usize = 32;
 
 /// Askers that hear at once of new chunks; the others find out when they ask again.
 const MAX_TOLD: usize = 32;
+
+/// Devices that are looked at to say why nobody sends.
+const MAX_ASKED_WHY: usize = 512;
 
 /// A cap leaves this part above the planned rate free, so that an uplink that was measured too low can show it.
 const CAP_HEADROOM_DIVISOR: u64 = 4;
@@ -782,7 +789,7 @@ impl Planner {
                 && !self.crowd.device(**slot).revoked
                 && self.crowd.held(**slot, asked.item).is_some_and(|held| held.meets(&asked.missing))
         };
-        let holders = || self.crowd.members(asked.item).iter().filter(useful);
+        let holders = || self.crowd.members(asked.item).iter().take(MAX_ASKED_WHY).filter(useful);
         if holders().next().is_none() {
             return Waiting::NobodyHoldsIt;
         }

@@ -649,3 +649,51 @@ fn good_leases_are_kept_when_a_plan_is_renewed() {
     let first = sources(&story.ask(0, 1));
     assert_eq!(sources(&story.ask(5_000, 1)), first);
 }
+
+#[test]
+fn explanation_names_who_sends_and_why_everyone_else_does_not() {
+    let mut story = Story::new();
+    story.boxes(1..8).holds(2, copy()).uplink(2, 20 * MB).seed(9);
+    story.holds(3, copy()).holds(4, copy()).holds(5, copy()).holds(6, copy());
+    story.0.handle_departed(at(0), id(3));
+    let off = Link { upload_cap_bytes_per_sec: Some(0), ..Link::default() };
+    story.0.handle_heartbeat(at(0), id(4), off);
+    story.0.handle_revoked(at(0), id(5));
+    story.ask(0, 1);
+    story.0.handle_stall(at(0), id(1), ITEM, id(6));
+    story.pushed(0);
+    let told = story.0.explain(at(0), &id(1), &ITEM).expect("both are known");
+    assert_eq!(told.leases.iter().map(|lease| lease.source).collect::<Vec<_>>(), [id(2)]);
+    assert_eq!(told.asked.map(|asked| asked.missing), Some(CHUNKS));
+    let expected = [
+        (WhyNot::Away, id(3)),
+        (WhyNot::Revoked, id(5)),
+        (WhyNot::OwnerSaysNo, id(4)),
+        (WhyNot::Stalled, id(6)),
+        (WhyNot::SparedServer, id(9)),
+    ];
+    assert_eq!(told.others, expected);
+}
+
+#[test]
+fn estimate_is_what_is_missing_over_what_the_link_takes() {
+    let mut story = Story::new();
+    story.boxes([1, 2]).holds(2, copy()).uplink(2, 20 * MB);
+    let slow = Link { downlink_bytes_per_sec: Some(2 * MB), ..Link::default() };
+    story.0.handle_heartbeat(at(0), id(1), slow);
+    let Estimate::Ready { after, bytes_per_sec } = story.0.estimate(at(0).mono, &id(1), &ITEM, CHUNKS, 0) else {
+        panic!("a source is there");
+    };
+    assert_eq!((bytes_per_sec, after.as_secs()), (2 * MB, 14));
+}
+
+#[test]
+fn estimate_says_why_not_before_a_source_comes() {
+    let mut story = Story::new();
+    story.boxes([1, 2]);
+    let estimate = |story: &Story| story.0.estimate(at(0).mono, &id(1), &ITEM, CHUNKS, 0);
+    assert_eq!(estimate(&story), Estimate::NotBefore(Waiting::NobodyHoldsIt));
+    story.holds(2, copy());
+    story.0.handle_departed(at(0), id(2));
+    assert_eq!(estimate(&story), Estimate::NotBefore(Waiting::HoldersAway));
+}
