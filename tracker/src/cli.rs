@@ -7,6 +7,7 @@ mod client;
 mod copies;
 mod customer;
 mod device;
+mod plans;
 mod publisher;
 mod queue;
 mod title;
@@ -67,6 +68,10 @@ enum Command {
     /// Look at a customer's queue, change it
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// Print why who sends a title to a box
+    Explain(plans::OnArgs),
+    /// Print when a title would be complete on a box
+    Estimate(plans::OnArgs),
     /// Print who holds a title
     Copies(copies::CopiesArgs),
     /// Print how much boxes and seeds have sent
@@ -113,6 +118,8 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
         Command::Publisher(command) => publisher::run(&global, command).await,
         Command::Title(command) => title::run(&global, command).await,
         Command::Queue(command) => queue::run(&global, command).await,
+        Command::Explain(args) => plans::explain(&global, args).await,
+        Command::Estimate(args) => plans::estimate(&global, args).await,
         Command::Copies(args) => copies::run(&global, args).await,
         Command::Traffic => traffic::run(&global).await,
         Command::Id => id(&global),
@@ -154,6 +161,6 @@ mod tests {
         let help = command().render_help().to_string();
         let example = help.find("tracker run").expect("there are examples");
         assert!(example < help.find("Usage:").expect("there is a usage line"), "{help}");
-        assert!(help.lines().count() <= 25, "{} lines:\n{help}", help.lines().count());
+        assert!(help.lines().count() <= 36, "{} lines:\n{help}", help.lines().count());
     }
 }

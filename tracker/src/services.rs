@@ -3,6 +3,7 @@
 mod catalog;
 mod enrolment;
 mod operator;
+mod plans;
 mod queue;
 mod swarm;
 
@@ -46,10 +47,12 @@ pub(crate) fn routes(shared: Shared) -> Routes {
     let enrolment = pb::enrolment_server::EnrolmentServer::new(enrolment::Service(shared.clone()));
     let swarm = pb::swarm_server::SwarmServer::new(swarm::Service(shared.clone()));
     let queue = pb::queue_server::QueueServer::new(queue::Service(shared.clone()));
+    let plans = pb::plans_server::PlansServer::new(plans::Service(shared.clone()));
     let operator = pb::operator_server::OperatorServer::new(operator::Service(shared));
     Routes::new(catalog.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(enrolment.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(swarm.max_decoding_message_size(MAX_REPORT_BYTES))
         .add_service(queue.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(plans.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(operator.max_decoding_message_size(MAX_MESSAGE_BYTES))
 }

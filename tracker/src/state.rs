@@ -6,6 +6,7 @@
 
 mod customers;
 mod devices;
+mod plans;
 mod publishers;
 mod queues;
 mod sessions;

@@ -31,9 +31,9 @@ use slab::Slab;
 
 pub use self::config::Config;
 pub use self::crowd::Held;
+use self::crowd::{Crowd, ItemNo, Slot};
 pub use self::estimate::Estimate;
 pub use self::explain::{AskedFor, Explanation, WhyNot};
-use self::crowd::{Crowd, ItemNo, Slot};
 pub use self::plan::{Action, Lease, Link, Plan, Profile, Reach, Reason, SiteRules, Waiting, Wish};
 use crate::bitmap::Holding;
 use crate::id::{AccountId, DeviceId, ItemId, SiteId};

@@ -6,6 +6,7 @@ use daemon::token::{self, Bearer, OperatorToken};
 use daemon::{DataFolder, tls};
 use swarm_proto::pb::tracker::catalog_client::CatalogClient;
 use swarm_proto::pb::tracker::operator_client::OperatorClient;
+use swarm_proto::pb::tracker::plans_client::PlansClient;
 use swarm_proto::pb::tracker::queue_client::QueueClient;
 use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
@@ -25,6 +26,7 @@ pub(super) struct Tracker {
     url: String,
     pub(super) operator: OperatorClient<InterceptedService<Channel, Bearer>>,
     pub(super) catalog: CatalogClient<InterceptedService<Channel, Bearer>>,
+    pub(super) plans: PlansClient<InterceptedService<Channel, Bearer>>,
     pub(super) queue: QueueClient<InterceptedService<Channel, Bearer>>,
 }
 
@@ -41,6 +43,7 @@ impl Tracker {
             url,
             operator: OperatorClient::new(bearer()).max_decoding_message_size(MAX_ANSWER_BYTES),
             catalog: CatalogClient::new(bearer()).max_decoding_message_size(MAX_ANSWER_BYTES),
+            plans: PlansClient::new(bearer()),
             queue: QueueClient::new(bearer()),
         })
     }

@@ -7,6 +7,7 @@ mod cli;
 mod durability;
 mod enrolment;
 mod hostile;
+mod plans;
 mod queue;
 mod swarm;
 mod world;

@@ -389,3 +389,15 @@ pub(crate) fn membership(answer: pb::EnrolResponse, tracker: ServerId) -> Member
     let signed: Signed<Membership> = answer.membership.unwrap().try_into().unwrap();
     signed.verify(&tracker).unwrap()
 }
+
+/// Asks until there is an answer.
+pub(crate) async fn poll<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+        }
+    };
+    tokio::time::timeout(SOON, asking).await.expect("the answer comes in time")
+}

@@ -35,7 +35,14 @@ pub enum Estimate {
 
 impl Planner {
     /// When a device would have the chunks it lacks of an item, after so many bytes that come before them.
-    pub fn estimate(&self, now: Mono, device: &DeviceId, item: &ItemId, missing_chunks: u32, bytes_before: u64) -> Estimate {
+    pub fn estimate(
+        &self,
+        now: Mono,
+        device: &DeviceId,
+        item: &ItemId,
+        missing_chunks: u32,
+        bytes_before: u64,
+    ) -> Estimate {
         if missing_chunks == 0 {
             return Estimate::Ready { after: Duration::ZERO, bytes_per_sec: 0 };
         }
@@ -89,7 +96,8 @@ impl Planner {
             share => share.max(self.config.enough_bytes_per_sec.min(share.saturating_add(seeds))),
         };
         let downlink = asker.link.downlink_bytes_per_sec.unwrap_or(UNKNOWN_DOWNLINK_BYTES_PER_SEC);
-        let inbound = site.inbound_bytes_per_sec.map_or(u64::MAX, |inbound| inbound / (site.wishes.len() as u64).max(1));
+        let inbound =
+            site.inbound_bytes_per_sec.map_or(u64::MAX, |inbound| inbound / (site.wishes.len() as u64).max(1));
         let rate = rate.min(downlink).min(inbound);
         if rate == 0 {
             let waiting = if site.seeds_may_send { Waiting::HoldersBusy } else { Waiting::OriginBudget };

@@ -119,9 +119,8 @@ impl Planner {
                 rate_bytes_per_sec: asked.rate_bytes_per_sec,
             }
         });
-        let leases: Vec<Lease> = wish.map_or_else(Vec::new, |wish| {
-            self.wishes[wish as usize].leases.iter().map(|no| self.lease(*no)).collect()
-        });
+        let leases: Vec<Lease> = wish
+            .map_or_else(Vec::new, |wish| self.wishes[wish as usize].leases.iter().map(|no| self.lease(*no)).collect());
         let waiting = wish.filter(|_| leases.is_empty()).map(|wish| self.why_waiting(now.mono, wish));
         let not_looked_at = members.len().saturating_sub(MAX_LOOKED_AT);
         Some(Explanation { asked, leases, waiting, others, not_looked_at })
@@ -138,7 +137,8 @@ impl Planner {
     ) -> WhyNot {
         let (asker, known) = (self.crowd.device(slot), self.crowd.device(source));
         let held = self.crowd.held(source, item);
-        let has_room = known.promised_bytes_per_sec == 0 || known.free_bytes_per_sec() >= self.config.least_bytes_per_sec;
+        let has_room =
+            known.promised_bytes_per_sec == 0 || known.free_bytes_per_sec() >= self.config.least_bytes_per_sec;
         let is_seed = known.kind == DeviceKind::Seed;
         match () {
             () if known.revoked => WhyNot::Revoked,
