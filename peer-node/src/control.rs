@@ -9,6 +9,7 @@ use daemon::exit::{Exit, Failure};
 use futures::Stream;
 use swarm_proto::id::{ItemId, TitleId};
 use swarm_proto::pb::node as pb;
+use swarm_proto::pb::node::pair_progress::Progress;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,10 +19,14 @@ use tonic::{Request, Response, Status};
 use crate::catalog::Title;
 use crate::config::Config;
 use crate::enrol;
+use crate::pair::{self, Shown};
 use crate::status::Sources;
 
 /// Statuses of one watcher on their way; a slow one gets the next when it has taken the last.
 const WATCH_DEPTH: usize = 1;
+
+/// Codes on their way to whoever pairs this box.
+const PAIR_DEPTH: usize = 4;
 
 /// A watcher gets at most four statuses a second …
 const WATCH_AT_MOST: Duration = Duration::from_millis(250);
@@ -172,6 +177,37 @@ impl pb::node_server::Node for Control {
         let Sources { identity, enrolment, .. } = &self.sources;
         let enrolled = enrol::enrol(&self.config, identity, enrolment, &code, url.as_deref(), name.as_deref()).await;
         Ok(Response::new(pb::EnrolResponse { membership: Some((&enrolled.map_err(status)?.signed).into()) }))
+    }
+
+    type PairStream = Pin<Box<dyn Stream<Item = Result<pb::PairProgress, Status>> + Send>>;
+
+    async fn pair(&self, request: Request<pb::PairRequest>) -> Answer<Self::PairStream> {
+        let pb::PairRequest { tracker_url, device_name } = request.into_inner();
+        let (told, out) = mpsc::channel(PAIR_DEPTH);
+        let (config, sources, stop) = (self.config.clone(), self.sources.clone(), self.stop.clone());
+        let work = async move {
+            let given = |text: &'_ String| !text.is_empty();
+            let (url, name) = (Some(tracker_url).filter(given), Some(device_name).filter(given));
+            let Sources { identity, enrolment, .. } = &sources;
+            let progress = |progress| Ok(pb::PairProgress { progress: Some(progress) });
+            let show = |shown: &Shown| {
+                let (code, expires_utc_ms) = (shown.code.clone(), shown.expires.as_millis());
+                // Whoever does not read on has the last code it read; the television shows the one that counts.
+                let _ = told.try_send(progress(Progress::Code(pb::PairCode { code, expires_utc_ms })));
+            };
+            let pairing = pair::pair(&config, identity, enrolment, url.as_deref(), name.as_deref(), show);
+            let answer = tokio::select! {
+                paired = pairing => match paired {
+                    Ok(enrolled) => progress(Progress::Membership((&enrolled.signed).into())),
+                    Err(error) => Err(status(error)),
+                },
+                () = told.closed() => return,
+            };
+            // Who asked may not wait for it.
+            let _ = told.send(answer).await;
+        };
+        tokio::spawn(async move { stop.run_until_cancelled(work).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(out))))
     }
 
     async fn adopt_item(&self, request: Request<pb::AdoptItemRequest>) -> Answer<pb::AdoptItemResponse> {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use daemon::client;
 use daemon::exit::{Exit, Failure};
 use swarm_proto::code::EnrolCode;
@@ -20,7 +20,7 @@ use crate::identity::{Enrolled, Enrolment, Identity};
 use crate::tracker_link;
 
 /// How long the tracker may take.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Enrols this device: at `url`, or where the configuration points.
 pub async fn enrol(
@@ -36,13 +36,7 @@ pub async fn enrol(
             .why(error)
             .hint("type the eight characters that the operator's `tracker device invite` printed; hyphens and case do not matter")
     })?;
-    let device_name = name.unwrap_or(&config.name).to_owned();
-    if device_name.is_empty() || device_name.len() > MAX_NAME_BYTES {
-        bail!(
-            Failure::new(Exit::Usage, "E-ENROL-12", format!("a device's name has 1 to {MAX_NAME_BYTES} bytes"))
-                .hint("choose another --name")
-        );
-    }
+    let device_name = device_name(config, name)?;
     let url = url.map_or_else(|| tracker_link::url_of(&config.tracker, enrolment.current().as_deref()), str::to_owned);
     let channel = client::connect(&url, &config.tracker.trust()).await?;
     let info = tracker_link::tracker_info(channel.clone()).await?;
@@ -61,4 +55,16 @@ pub async fn enrol(
     let enrolled = enrolment.accept(identity, tracker, &url, answer).context("the tracker's answer cannot be used")?;
     tracing::info!(account = %enrolled.membership.account, site = %enrolled.membership.site, tracker = %tracker, "enrolled");
     Ok(enrolled)
+}
+
+/// What people will call this device.
+pub(crate) fn device_name(config: &Config, given: Option<&str>) -> Result<String, Failure> {
+    let name = given.unwrap_or(&config.name).to_owned();
+    match name.is_empty() || name.len() > MAX_NAME_BYTES {
+        false => Ok(name),
+        true => {
+            Err(Failure::new(Exit::Usage, "E-ENROL-12", format!("a device's name has 1 to {MAX_NAME_BYTES} bytes"))
+                .hint("choose another --name"))
+        }
+    }
 }

@@ -121,6 +121,17 @@ pub type Members = watch::Receiver<Option<Arc<Enrolled>>>;
 pub struct Enrolment {
     path: PathBuf,
     now: watch::Sender<Option<Arc<Enrolled>>>,
+    /// The code that this device shows at the moment, to be typed elsewhere.
+    code: watch::Sender<Option<String>>,
+}
+
+/// Takes the code off the television when dropped.
+pub struct CodeShown(watch::Sender<Option<String>>);
+
+impl Drop for CodeShown {
+    fn drop(&mut self) {
+        self.0.send_replace(None);
+    }
 }
 
 /// The file. Whoever reads it can look items up in Kademlia, so it is as private as a key.
@@ -147,12 +158,23 @@ impl Enrolment {
             true => Some(Arc::new(read(&path, identity).map_err(|error| damaged(&path, &error))?)),
             false => None,
         };
-        Ok(Enrolment { path, now: watch::Sender::new(enrolled) })
+        Ok(Enrolment { path, now: watch::Sender::new(enrolled), code: watch::Sender::new(None) })
     }
 
     /// The membership now.
     pub fn current(&self) -> Option<Arc<Enrolled>> {
         self.now.borrow().clone()
+    }
+
+    /// The code that somebody may type to make this device a member.
+    pub fn code(&self) -> Option<String> {
+        self.code.borrow().clone()
+    }
+
+    /// Shows a code until what is returned is dropped.
+    pub fn show_code(&self, code: &str) -> CodeShown {
+        self.code.send_replace(Some(code.to_owned()));
+        CodeShown(self.code.clone())
     }
 
     /// The membership, now and after each change.

@@ -18,6 +18,7 @@ pub mod media;
 pub mod metrics;
 pub mod net;
 pub mod node;
+pub mod pair;
 pub mod play;
 pub mod publish;
 pub mod records;

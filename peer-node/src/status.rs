@@ -72,6 +72,7 @@ impl Sources {
             free_bytes: usage.free_bytes,
             uploaded_bytes: snapshot.uploaded_bytes,
             banned: snapshot.banned.iter().map(banned).collect(),
+            pairing_code: self.enrolment.code().unwrap_or_default(),
         })
     }
 

@@ -20,10 +20,11 @@ use daemon::shutdown::Shutdown;
 use daemon::store::{Batch, Store};
 use futures::StreamExt as _;
 use futures::stream::ReadyChunks;
-use swarm_proto::id::{ItemId, ServerId, TitleId};
+use swarm_proto::id::{DeviceId, ItemId, ServerId, TitleId};
 use swarm_proto::pb;
 use swarm_proto::pb::tracker::{notice, report};
 use swarm_proto::time::Utc;
+use swarm_proto::tracker::revocations::MAX_TOLD;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -101,6 +102,8 @@ pub enum TrackerNotice {
     Plan(pb::tracker::Plan),
     /// Seeds to keep connected.
     PinnedSeeds(Vec<pb::tracker::Source>),
+    /// Devices that were shut out.
+    Revoked(Vec<DeviceId>),
     /// The tracker can be asked for plans.
     Up,
     /// The tracker is away: sources must be found without it.
@@ -493,6 +496,11 @@ impl Link {
                 stretch.queue_heard = true;
             }
             notice::Notice::CatalogVersion(version) => tracing::debug!(version, "catalog has moved on"),
+            notice::Notice::Revoked(revoked) => {
+                let ids = revoked.devices.iter().take(MAX_TOLD).map(|id| DeviceId::try_from(id.as_slice()));
+                let devices = ids.collect::<Result<_, _>>().context("the tracker sent a revoked device without id")?;
+                self.tell_engine(TrackerNotice::Revoked(devices)).await;
+            }
             notice::Notice::Plan(plan) => self.tell_engine(TrackerNotice::Plan(plan)).await,
             notice::Notice::Membership(signed) => {
                 self.deps

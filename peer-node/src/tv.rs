@@ -97,14 +97,22 @@ fn home_body(status: &Status) -> Markup {
             p.facts {
                 span { "● " (status.connected_peers) " connected" }
                 span { "▼ " (show::rate(rate)) }
-                @if !status.enrolled {
-                    span.trouble { "not enrolled: run peer-node enrol CODE" }
+                @if !status.pairing_code.is_empty() {
+                    span.trouble { "waiting for its code to be typed" }
+                } @else if !status.enrolled {
+                    span.trouble { "not enrolled: run peer-node enrol --pair" }
                 } @else if status.tracker.as_ref().is_none_or(|tracker| !tracker.up) {
                     span.trouble { "tracker away: going on without it" }
                 }
             }
         }
         main {
+            @if !status.pairing_code.is_empty() {
+                section.pairing {
+                    p { "Type this code on your provider's page, under " code { "/pair" } ", or read it to them:" }
+                    p.code { (status.pairing_code) }
+                }
+            }
             (row("Available now", status, |title| title.state() == TitleState::Available))
             (row("Coming to your box", status, |title| title.state() != TitleState::Available))
             @if status.titles.is_empty() {
@@ -198,6 +206,13 @@ mod tests {
             TitleStatus { name: "<script>alert(1)</script>".to_owned(), item: vec![7; 32], ..TitleStatus::default() };
         let html = tile(&title).into_string();
         assert!(html.contains("&lt;script&gt;") && !html.contains("<script"));
+    }
+
+    #[test]
+    fn code_that_waits_to_be_typed_stands_on_the_screen() {
+        let status = Status { pairing_code: "7KQ2-M9X7".to_owned(), ..Status::default() };
+        assert!(home_body(&status).into_string().contains("7KQ2-M9X7"));
+        assert!(!home_body(&Status::default()).into_string().contains("section class=\"pairing\""));
     }
 
     #[test]

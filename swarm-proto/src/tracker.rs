@@ -4,10 +4,11 @@
 //! answers, and gives it back to them at the next start; none of them knows of stores, sockets or clocks.
 
 pub mod addresses;
+pub mod admission;
 pub mod catalog;
 pub mod demand;
-mod fixed;
 pub mod guesses;
+pub mod pairing;
 pub mod placement;
 pub mod planner;
 pub mod preload;
@@ -15,3 +16,7 @@ pub mod proofs;
 pub mod queue;
 pub mod registry;
 pub mod repositories;
+pub mod revocations;
+pub mod signins;
+
+mod fixed;

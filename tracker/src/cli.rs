@@ -10,6 +10,7 @@ mod device;
 mod plans;
 mod publisher;
 mod queue;
+mod rating;
 mod title;
 mod traffic;
 
@@ -53,10 +54,10 @@ type Global = command::Global<Config>;
 enum Command {
     /// Run this tracker
     Run(RunArgs),
-    /// Add, list, suspend customers
+    /// Add customers, limit, suspend, close, export and delete them
     #[command(subcommand)]
     Customer(customer::CustomerCommand),
-    /// Invite, list, revoke devices
+    /// Invite or pair devices, list, move, limit, revoke them
     #[command(subcommand)]
     Device(device::DeviceCommand),
     /// Admit publishers

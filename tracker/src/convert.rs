@@ -4,16 +4,19 @@ use std::ops::Range;
 use std::time::Duration;
 
 use swarm_proto::bitmap::{Holding, MAX_RUNS};
+use swarm_proto::catalog::{MAX_RATING_AGE, Region};
+use swarm_proto::code::EnrolCode;
 use swarm_proto::geometry::MAX_CHUNKS;
 use swarm_proto::id::{DeviceId, ItemId, SiteId, TitleId};
 use swarm_proto::invalid::Invalid;
+use swarm_proto::limit::Limit;
 use swarm_proto::membership::DeviceKind;
 use swarm_proto::pb::common as pb_common;
 use swarm_proto::pb::tracker as pb;
 use swarm_proto::tracker::addresses::{MAX_ADDRESS_BYTES, MAX_ADDRESSES};
 use swarm_proto::tracker::catalog::Listing;
 use swarm_proto::tracker::planner::{Lease, Link};
-use swarm_proto::tracker::registry::{self, MAX_NAME_BYTES};
+use swarm_proto::tracker::registry::{self, CustomerChange, DeviceChange, MAX_NAME_BYTES, Standing};
 use tonic::Status;
 
 use crate::refusal;
@@ -107,6 +110,11 @@ pub(crate) fn query(text: &str) -> Result<&str, Invalid> {
     Ok(text)
 }
 
+/// A code for a device, as somebody typed it.
+pub(crate) fn code(text: &str) -> Result<EnrolCode, Invalid> {
+    EnrolCode::parse(text).map_err(|error| Invalid::new("code", error.to_string()))
+}
+
 /// What a device is there for.
 pub(crate) fn kind(value: i32) -> Result<DeviceKind, Invalid> {
     pb_common::DeviceKind::try_from(value).unwrap_or_default().try_into()
@@ -129,13 +137,59 @@ pub(crate) fn invite_valid(millis: Option<u64>) -> Result<Duration, Invalid> {
     }
 }
 
-/// Whether a customer is served.
-pub(crate) fn status_of_customer(value: i32) -> Result<registry::Status, Invalid> {
+/// What the operator makes of an account.
+pub(crate) fn standing(value: i32) -> Result<Standing, Invalid> {
     match pb::CustomerStatus::try_from(value).unwrap_or_default() {
-        pb::CustomerStatus::Active => Ok(registry::Status::Active),
-        pb::CustomerStatus::Suspended => Ok(registry::Status::Suspended),
+        pb::CustomerStatus::Active => Ok(Standing::Active),
+        pb::CustomerStatus::Suspended => Ok(Standing::Suspended),
+        pb::CustomerStatus::Closed => Ok(Standing::Closed),
         pb::CustomerStatus::Unspecified => Err(Invalid::new("status", "is missing or unknown")),
     }
+}
+
+/// A country, or none.
+pub(crate) fn region(text: &str) -> Result<Option<Region>, Invalid> {
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
+}
+
+/// The highest age rating, where it is said.
+pub(crate) fn rating_limit(message: Option<pb::RatingLimit>) -> Result<Option<Limit<u32>>, Invalid> {
+    use pb::rating_limit::Limit as Form;
+    let Some(message) = message else { return Ok(None) };
+    match message.limit {
+        Some(Form::Age(age)) if age <= MAX_RATING_AGE => Ok(Some(Limit::Of(age))),
+        Some(Form::Age(_)) => Err(Invalid::new("rating_limit.age", format!("must be 0 to {MAX_RATING_AGE}"))),
+        Some(Form::Unlimited(_)) => Ok(Some(Limit::Unlimited)),
+        None => Err(Invalid::new("rating_limit.limit", "is missing: an age, or unlimited")),
+    }
+}
+
+fn rating_limit_message(limit: Limit<u32>) -> pb::RatingLimit {
+    use pb::rating_limit::Limit as Form;
+    let limit = match limit {
+        Limit::Of(age) => Form::Age(age),
+        Limit::Unlimited => Form::Unlimited(pb_common::Unlimited {}),
+    };
+    pb::RatingLimit { limit: Some(limit) }
+}
+
+/// What shall be different about a customer.
+pub(crate) fn customer_change(message: pb::SetCustomerRequest) -> Result<CustomerChange, Invalid> {
+    Ok(CustomerChange {
+        name: message.name.map(|text| name("name", &text)).transpose()?,
+        region: message.region.map(|text| region(&text)).transpose()?,
+        rating_limit: rating_limit(message.rating_limit)?,
+    })
+}
+
+/// What shall be different about a device.
+pub(crate) fn device_change(message: pb::SetDeviceRequest) -> Result<DeviceChange, Invalid> {
+    let site = |text: String| SiteId::new(&text).map_err(|error| Invalid::new("site", error.to_string()));
+    Ok(DeviceChange {
+        name: message.name.map(|text| name("name", &text)).transpose()?,
+        site: message.site.map(site).transpose()?,
+        rating_limit: rating_limit(message.rating_limit)?,
+    })
 }
 
 /// What a device says when it comes.
@@ -282,6 +336,7 @@ pub(crate) fn customer(customer: &registry::Customer, devices: usize) -> pb::Cus
     let status = match customer.status {
         registry::Status::Active => pb::CustomerStatus::Active,
         registry::Status::Suspended => pb::CustomerStatus::Suspended,
+        registry::Status::Closed { .. } => pb::CustomerStatus::Closed,
     };
     pb::Customer {
         account: customer.account.to_vec(),
@@ -289,7 +344,50 @@ pub(crate) fn customer(customer: &registry::Customer, devices: usize) -> pb::Cus
         status: status.into(),
         created_utc_ms: customer.created.as_millis(),
         devices: u32::try_from(devices).unwrap_or(u32::MAX),
+        region: customer.region.map(|region| region.to_string()).unwrap_or_default(),
+        rating_limit: Some(rating_limit_message(customer.rating_limit)),
+        closed_utc_ms: match customer.status {
+            registry::Status::Closed { since } => Some(since.as_millis()),
+            registry::Status::Active | registry::Status::Suspended => None,
+        },
     }
+}
+
+/// A device as operators see it, with its complete copies and partial holdings.
+pub(crate) fn device(device: &registry::Device, online: bool, copies: u32, partial: u32) -> pb::Device {
+    pb::Device {
+        device: device.device.to_vec(),
+        account: device.account.to_vec(),
+        name: device.name.clone(),
+        site: device.site.to_string(),
+        kind: pb_common::DeviceKind::from(device.kind).into(),
+        online,
+        revoked: device.revoked,
+        last_seen_utc_ms: device.last_seen.as_millis(),
+        copies,
+        partial,
+        rating_limit: Some(rating_limit_message(device.rating_limit)),
+    }
+}
+
+/// What a customer is told of an invitation.
+pub(crate) fn invitation(invite: &registry::Invite) -> pb::Invitation {
+    pb::Invitation {
+        kind: pb_common::DeviceKind::from(invite.kind).into(),
+        site: invite.site.to_string(),
+        expires_utc_ms: invite.expires.as_millis(),
+        used_by: invite.used_by.map(Into::into).unwrap_or_default(),
+    }
+}
+
+/// Where a page of an export begins: after this item of this device.
+pub(crate) fn export_token(token: &[u8]) -> Result<Option<(DeviceId, ItemId)>, Invalid> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let foreign = || Invalid::new("page_token", "was not made by this tracker");
+    let (device, item) = token.split_at_checked(DeviceId::LEN).ok_or_else(foreign)?;
+    Ok(Some((id("page_token", device)?, id("page_token", item)?)))
 }
 
 /// A lease as its asker sees it.

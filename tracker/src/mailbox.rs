@@ -4,14 +4,15 @@
 //! Only plans are several, one for each item; a device that lets too many of them lie does not read and loses its
 //! stream. The last thing said on a closed mailbox is why it was closed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::Stream;
-use swarm_proto::id::ItemId;
+use swarm_proto::id::{DeviceId, ItemId};
 use swarm_proto::pb::common::Signed;
 use swarm_proto::pb::tracker::notice::Notice as Kind;
-use swarm_proto::pb::tracker::{Notice, Plan, QueueState, Welcome};
+use swarm_proto::pb::tracker::{Notice, Plan, QueueState, Revoked, Welcome};
+use swarm_proto::tracker::revocations::MAX_TOLD;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -37,6 +38,7 @@ struct Unread {
     queue: Option<QueueState>,
     catalog_version: Option<u64>,
     plans: BTreeMap<ItemId, Plan>,
+    revoked: BTreeSet<DeviceId>,
     closed: Option<Status>,
     /// The reason for closing was read: the stream is over.
     over: bool,
@@ -64,12 +66,22 @@ impl Mailbox {
             unread.plans.insert(item, plan);
             if unread.plans.len() > MAX_UNREAD_PLANS {
                 unread.plans.clear();
-                unread.close(Status::resource_exhausted("this device does not read its notices: connect again"));
+                unread.close(not_reading());
             }
         });
-        if self.unread().closed.is_some() {
-            self.0.closed.cancel();
-        }
+        self.cancel_if_closed();
+    }
+
+    /// Devices that were shut out. A device that leaves too many of them unread is told all of them when it is back.
+    pub(crate) fn revoked(&self, devices: impl IntoIterator<Item = DeviceId>) {
+        self.change(|unread| {
+            unread.revoked.extend(devices);
+            if unread.revoked.len() > MAX_TOLD {
+                unread.revoked.clear();
+                unread.close(not_reading());
+            }
+        });
+        self.cancel_if_closed();
     }
 
     /// Ends the stream after what is unread; the first reason counts.
@@ -104,6 +116,12 @@ impl Mailbox {
         self.0.changed.notify_one();
     }
 
+    fn cancel_if_closed(&self) {
+        if self.unread().closed.is_some() {
+            self.0.closed.cancel();
+        }
+    }
+
     fn unread(&self) -> MutexGuard<'_, Unread> {
         self.0.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,12 +140,18 @@ impl Unread {
         self.closed.get_or_insert(why);
     }
 
+    fn take_revoked(&mut self) -> Option<Revoked> {
+        let devices = std::mem::take(&mut self.revoked);
+        (!devices.is_empty()).then(|| Revoked { devices: devices.iter().map(DeviceId::to_vec).collect() })
+    }
+
     /// Takes out the next thing to say: first who the tracker is, last why it stops.
     fn next(&mut self) -> Next {
         if self.over {
             return Next::Over;
         }
         let kind = (self.welcome.take().map(Kind::Welcome))
+            .or_else(|| self.take_revoked().map(Kind::Revoked))
             .or_else(|| self.membership.take().map(Kind::Membership))
             .or_else(|| self.queue.take().map(Kind::Queue))
             .or_else(|| self.plans.pop_first().map(|(_, plan)| Kind::Plan(plan)))
@@ -141,6 +165,10 @@ impl Unread {
             (None, None) => Next::Nothing,
         }
     }
+}
+
+fn not_reading() -> Status {
+    Status::resource_exhausted("this device does not read its notices: connect again")
 }
 
 #[cfg(test)]
@@ -187,6 +215,17 @@ mod tests {
         let read: Vec<_> = mailbox.read().collect().await;
         assert_eq!(read.len(), 1);
         assert_eq!(read[0].as_ref().unwrap_err().code(), tonic::Code::ResourceExhausted);
+    }
+
+    #[tokio::test]
+    async fn revoked_devices_are_added_up_until_they_are_read() {
+        let mailbox = Mailbox::default();
+        mailbox.revoked([DeviceId::from([2; 32])]);
+        mailbox.revoked([DeviceId::from([1; 32]), DeviceId::from([2; 32])]);
+        mailbox.close(Status::unavailable("stopping"));
+        let read: Vec<_> = mailbox.read().collect().await;
+        let told = Kind::Revoked(Revoked { devices: vec![vec![1; 32], vec![2; 32]] });
+        assert_eq!(read[0].as_ref().unwrap().notice, Some(told));
     }
 
     #[tokio::test]

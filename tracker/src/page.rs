@@ -2,6 +2,8 @@
 //!
 //! Everything shown is escaped text; there is no script, and the one stylesheet comes from here.
 
+mod pair;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, header};
@@ -23,7 +25,9 @@ const STYLE: &str = include_str!("page.css");
 const HEADERS: [(HeaderName, HeaderValue); 4] = [
     (
         header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'"),
+        HeaderValue::from_static(
+            "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+        ),
     ),
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
@@ -34,11 +38,14 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
 struct Page {
     state: Handle,
     name: String,
+    /// Whether browsers come over TLS, so that cookies may insist on it.
+    is_tls: bool,
 }
 
 /// The web routes of a tracker.
-pub(crate) fn routes(state: Handle, name: String) -> Router {
-    Router::new().route("/", get(front)).route("/style.css", get(style)).with_state(Page { state, name })
+pub(crate) fn routes(state: Handle, name: String, is_tls: bool) -> Router {
+    let page = Page { state, name, is_tls };
+    Router::new().route("/", get(front)).route("/style.css", get(style)).merge(pair::routes()).with_state(page)
 }
 
 async fn front(State(page): State<Page>) -> Result<Response, Failure> {
@@ -52,6 +59,46 @@ async fn style() -> impl IntoResponse {
 
 fn render(name: &str, overview: &Overview) -> Markup {
     let traffic = &overview.traffic;
+    let main = html! {
+        main {
+            dl {
+                (figure("titles", &overview.n_titles.to_string()))
+                (figure("boxes online", &overview.boxes_online.to_string()))
+                (figure("seeds online", &overview.seeds_online.to_string()))
+                (figure("sent by boxes", &human::bytes(traffic.from_boxes_bytes)))
+                (figure("sent by seeds", &human::bytes(traffic.from_seeds_bytes)))
+                @if let Some(share) = human::share(traffic.from_boxes_bytes, traffic.from_seeds_bytes) {
+                    (figure("carried by boxes", &share))
+                }
+            }
+            @if overview.titles.is_empty() {
+                p.empty { "No title has been published yet." }
+            } @else {
+                table {
+                    thead { tr { th { "Title" } th.number { "Size" } th.number { "Copies online" } } }
+                    tbody {
+                        @for title in &overview.titles {
+                            tr {
+                                td { (title.name) }
+                                td.number { (human::bytes(title.sealed_len)) }
+                                td.number {
+                                    (title.copies_online)
+                                    @if title.partial_online > 0 {
+                                        span.quiet { " + " (title.partial_online) " in part" }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    };
+    document(name, main)
+}
+
+/// A page under the tracker's name.
+fn document(name: &str, main: Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -63,39 +110,7 @@ fn render(name: &str, overview: &Overview) -> Markup {
             }
             body {
                 header { h1 { (name) } }
-                main {
-                    dl {
-                        (figure("titles", &overview.n_titles.to_string()))
-                        (figure("boxes online", &overview.boxes_online.to_string()))
-                        (figure("seeds online", &overview.seeds_online.to_string()))
-                        (figure("sent by boxes", &human::bytes(traffic.from_boxes_bytes)))
-                        (figure("sent by seeds", &human::bytes(traffic.from_seeds_bytes)))
-                        @if let Some(share) = human::share(traffic.from_boxes_bytes, traffic.from_seeds_bytes) {
-                            (figure("carried by boxes", &share))
-                        }
-                    }
-                    @if overview.titles.is_empty() {
-                        p.empty { "No title has been published yet." }
-                    } @else {
-                        table {
-                            thead { tr { th { "Title" } th.number { "Size" } th.number { "Copies online" } } }
-                            tbody {
-                                @for title in &overview.titles {
-                                    tr {
-                                        td { (title.name) }
-                                        td.number { (human::bytes(title.sealed_len)) }
-                                        td.number {
-                                            (title.copies_online)
-                                            @if title.partial_online > 0 {
-                                                span.quiet { " + " (title.partial_online) " in part" }
-                                            }
-                                        }
-                                    }
-                                }
-                            }
-                        }
-                    }
-                }
+                (main)
             }
         }
     }

@@ -11,6 +11,7 @@ use prost::Message;
 use swarm_proto::bitmap::Holding;
 use swarm_proto::catalog::CatalogEntry;
 use swarm_proto::id::{AccountId, DeviceId, ItemId, PublisherId, SiteId, TitleId};
+use swarm_proto::limit::Limit;
 use swarm_proto::membership::DeviceKind;
 use swarm_proto::signed::Signed;
 use swarm_proto::time::Utc;
@@ -44,6 +45,8 @@ enum Key<'a> {
     QueuePart(&'a AccountId, u8),
     /// `h` ‖ device (32) ‖ item (32) ‖ part (1): a [`StoredHolding`], in parts.
     HoldingPart(&'a DeviceId, &'a ItemId, u8),
+    /// `r` ‖ device (32): until when its revocation is told, milliseconds of UTC (8).
+    Revocation(&'a DeviceId),
     /// `x`: [`Traffic`].
     Traffic,
 }
@@ -88,6 +91,10 @@ impl Key<'_> {
                 key.put_slice(item.as_bytes());
                 key.put_u8(part);
             }
+            Key::Revocation(device) => {
+                key.put_u8(b'r');
+                key.put_slice(device.as_bytes());
+            }
             Key::Traffic => key.put_u8(b'x'),
         }
         key.freeze()
@@ -112,6 +119,15 @@ struct StoredCustomer {
     suspended: bool,
     #[prost(uint64, tag = "3")]
     created_utc_ms: u64,
+    /// Empty: not known.
+    #[prost(string, tag = "4")]
+    region: String,
+    /// None: unlimited.
+    #[prost(uint32, optional, tag = "5")]
+    rating_limit: Option<u32>,
+    /// None: not closed.
+    #[prost(uint64, optional, tag = "6")]
+    closed_utc_ms: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -132,6 +148,9 @@ struct StoredDevice {
     serial: u64,
     #[prost(bool, tag = "8")]
     revoked: bool,
+    /// None: unlimited.
+    #[prost(uint32, optional, tag = "9")]
+    rating_limit: Option<u32>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -212,6 +231,12 @@ impl Records {
             name: customer.name.clone(),
             suspended: customer.status == Status::Suspended,
             created_utc_ms: customer.created.as_millis(),
+            region: customer.region.map(|region| region.to_string()).unwrap_or_default(),
+            rating_limit: customer.rating_limit.bound(),
+            closed_utc_ms: match customer.status {
+                Status::Closed { since } => Some(since.as_millis()),
+                Status::Active | Status::Suspended => None,
+            },
         };
         self.put(Key::Customer(&customer.account), stored.encode_to_vec())
     }
@@ -226,6 +251,7 @@ impl Records {
             issued_utc_ms: device.issued.as_millis(),
             serial: device.serial,
             revoked: device.revoked,
+            rating_limit: device.rating_limit.bound(),
         };
         self.put(Key::Device(&device.device), stored.encode_to_vec())
     }
@@ -247,6 +273,24 @@ impl Records {
 
     pub(crate) fn forgotten_invite(self, invite: &InviteKey) -> Records {
         Records(self.0.delete(Key::Invite(invite).bytes()))
+    }
+
+    pub(crate) fn forgotten_customer(self, account: &AccountId) -> Records {
+        let without_queue = self.parts(|part| Key::QueuePart(account, part), &[]);
+        Records(without_queue.0.delete(Key::Customer(account).bytes()))
+    }
+
+    pub(crate) fn forgotten_device(self, device: &DeviceId) -> Records {
+        Records(self.0.delete(Key::Device(device).bytes()).delete(Key::Seen(device).bytes()))
+    }
+
+    /// A device was shut out, which is told until then.
+    pub(crate) fn revocation(self, device: &DeviceId, until: Utc) -> Records {
+        self.put(Key::Revocation(device), until.as_millis().to_be_bytes().to_vec())
+    }
+
+    pub(crate) fn forgotten_revocation(self, device: &DeviceId) -> Records {
+        Records(self.0.delete(Key::Revocation(device).bytes()))
     }
 
     pub(crate) fn publisher(self, publisher: &PublisherId, name: &str) -> Records {
@@ -328,6 +372,7 @@ pub(crate) struct Everything {
     pub(crate) publishers: Vec<(PublisherId, String)>,
     pub(crate) queues: Vec<(AccountId, PriorityList)>,
     pub(crate) holdings: Vec<(DeviceId, ItemId, Holding)>,
+    pub(crate) revocations: Vec<(DeviceId, Utc)>,
     pub(crate) traffic: Traffic,
 }
 
@@ -363,6 +408,9 @@ impl Everything {
         }
         for (key, value) in joined(store, b'h', 1 + DeviceId::LEN + ItemId::LEN).await? {
             all.holdings.push(holding(&key, &value).ok_or_else(|| damaged(&key))?);
+        }
+        for (key, value) in single(store, b'r').await? {
+            all.revocations.push(seen(&key, &value).ok_or_else(|| damaged(&key))?);
         }
         if let Some(versioned) = store.get(&Key::Traffic.bytes()).await? {
             all.traffic = Traffic::decode(versioned.value).map_err(|_| damaged(&Key::Traffic.bytes()))?;
@@ -412,8 +460,14 @@ fn customer(key: &[u8], value: &[u8]) -> Option<Customer> {
     Some(Customer {
         account: AccountId::try_from(key.get(1..)?).ok()?,
         name: stored.name,
-        status: if stored.suspended { Status::Suspended } else { Status::Active },
+        status: match (stored.closed_utc_ms, stored.suspended) {
+            (Some(since), _) => Status::Closed { since: Utc::from_millis(since) },
+            (None, true) => Status::Suspended,
+            (None, false) => Status::Active,
+        },
         created: Utc::from_millis(stored.created_utc_ms),
+        region: if stored.region.is_empty() { None } else { Some(stored.region.parse().ok()?) },
+        rating_limit: limit(stored.rating_limit),
     })
 }
 
@@ -430,9 +484,15 @@ fn device(key: &[u8], value: &[u8]) -> Option<Device> {
         serial: stored.serial,
         revoked: stored.revoked,
         last_seen: Utc::from_millis(stored.issued_utc_ms),
+        rating_limit: limit(stored.rating_limit),
     })
 }
 
+fn limit(age: Option<u32>) -> Limit<u32> {
+    age.map_or(Limit::Unlimited, Limit::Of)
+}
+
+/// A device and a moment.
 fn seen(key: &[u8], value: &[u8]) -> Option<(DeviceId, Utc)> {
     let millis = u64::from_be_bytes(value.try_into().ok()?);
     Some((DeviceId::try_from(key.get(1..)?).ok()?, Utc::from_millis(millis)))
@@ -548,8 +608,10 @@ mod tests {
         let customer = Customer {
             account: account(1),
             name: "Müller".to_owned(),
-            status: Status::Suspended,
+            status: Status::Closed { since: Utc::from_secs(4) },
             created: Utc::from_secs(5),
+            region: "AT".parse().ok(),
+            rating_limit: Limit::Of(12),
         };
         let device = Device {
             device: device_id(3),
@@ -562,6 +624,7 @@ mod tests {
             serial: 2,
             revoked: true,
             last_seen: Utc::from_secs(7),
+            rating_limit: Limit::Of(0),
         };
         let invite = Invite {
             key: InviteKey([4; 32]),
@@ -578,11 +641,26 @@ mod tests {
             .seen(&device.device, device.last_seen)
             .invite(&invite)
             .publisher(&PublisherId::from([5; 32]), "Studio")
+            .revocation(&device.device, Utc::from_secs(9))
             .traffic(&traffic);
         let all = stored(records).await;
         assert_eq!((all.customers, all.devices, all.invites), (vec![customer], vec![device], vec![invite]));
+        assert_eq!(all.revocations, [(device_id(3), Utc::from_secs(9))]);
         assert_eq!(all.publishers, [(PublisherId::from([5; 32]), "Studio".to_owned())]);
         assert_eq!(all.traffic, traffic);
+    }
+
+    #[tokio::test]
+    async fn forgotten_customer_leaves_no_record() {
+        let store = Memory::new();
+        let list = PriorityList::restore(
+            1,
+            vec![queue::Entry { title: TitleId::from([1; 16]), target: Some(device_id(3)), added: Utc::EPOCH }],
+        );
+        let records = Records::new().queue(&account(1), &list.unwrap()).seen(&device_id(3), Utc::EPOCH);
+        records.commit(&store).await.unwrap();
+        Records::new().forgotten_device(&device_id(3)).forgotten_customer(&account(1)).commit(&store).await.unwrap();
+        assert!(store.scan(&[], None, MAX_PAGE).await.unwrap().entries.is_empty());
     }
 
     #[tokio::test]

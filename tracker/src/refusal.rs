@@ -8,7 +8,9 @@ use std::fmt;
 use daemon::exit::{Exit, Failure};
 use swarm_proto::catalog::Superseded;
 use swarm_proto::invalid::Invalid;
+use swarm_proto::tracker::admission::Refused;
 use swarm_proto::tracker::catalog;
+use swarm_proto::tracker::pairing::PairingError;
 use swarm_proto::tracker::queue::QueueError;
 use swarm_proto::tracker::registry::RegistryError;
 use tonic::{Code, Status};
@@ -19,7 +21,7 @@ pub(crate) fn status(failure: Failure) -> Status {
         "E-CALL-01" | "E-CALL-02" | "E-CALL-03" => Code::Unauthenticated,
         "E-QUEUE-04" => Code::Aborted,
         "E-PUBLISH-03" | "E-PUBLISH-05" => Code::FailedPrecondition,
-        "E-ENROL-05" => Code::ResourceExhausted,
+        "E-ENROL-05" | "E-PAIR-04" => Code::ResourceExhausted,
         _ => return failure.into(),
     };
     let detailed = Status::from(failure);
@@ -73,6 +75,10 @@ pub(crate) fn registry(error: RegistryError) -> Failure {
         RegistryError::Suspended => {
             (Exit::NotAllowed, "E-CUSTOMER-03", "talk to the operator (tracker customer activate NAME)")
         }
+        RegistryError::Closed => {
+            (Exit::NotAllowed, "E-CUSTOMER-04", "talk to the operator (tracker customer activate NAME, within 30 days)")
+        }
+        RegistryError::ClosedForGood => (Exit::NotAllowed, "E-CUSTOMER-05", "tracker customer add NAME"),
         RegistryError::NoDevice => (Exit::NotFound, "E-DEVICE-01", "tracker device ls"),
         RegistryError::Revoked => (Exit::NotAllowed, "E-DEVICE-02", "start it with a new identity and enrol that"),
         RegistryError::OtherCustomer => {
@@ -130,11 +136,44 @@ pub(crate) fn many_titles(name: &str, ids: &[String]) -> Failure {
         .hint("name the one that is meant by its id")
 }
 
-/// The title is there, but not to be had.
-pub(crate) fn not_offered() -> Failure {
-    Failure::new(Exit::NotAllowed, "E-TITLE-03", "this title is not offered at the moment")
-        .why("its publisher has withdrawn it, or the operator hides it")
-        .hint("choose another title; what is complete on a disk stays there")
+/// Why a title is not for someone.
+pub(crate) fn admission(refused: Refused) -> Failure {
+    let (code, hint) = match &refused {
+        Refused::NoDevice => return caller(RegistryError::NoDevice),
+        Refused::Revoked => return caller(RegistryError::Revoked),
+        Refused::NoCustomer => return registry(RegistryError::NoCustomer),
+        Refused::Suspended => return registry(RegistryError::Suspended),
+        Refused::Closed => return registry(RegistryError::Closed),
+        Refused::Withdrawn => ("E-TITLE-03", "choose another title; what is complete on a disk stays there"),
+        Refused::Hidden => ("E-TITLE-05", "choose another title; what is complete on a disk stays there"),
+        Refused::NoRegion => {
+            ("E-ADMIT-01", "ask the operator to state the region: tracker customer set NAME --region XX")
+        }
+        Refused::OtherRegion(_) => ("E-ADMIT-02", "choose a title that is offered there"),
+        Refused::AboveCustomersLimit { .. } => {
+            ("E-ADMIT-03", "choose another title, or raise the limit: tracker customer set NAME --rating-limit AGE")
+        }
+        Refused::AboveDevicesLimit { .. } => {
+            ("E-ADMIT-04", "use another box, or raise the limit: tracker device limit DEVICE AGE")
+        }
+    };
+    Failure::new(Exit::NotAllowed, code, refused).hint(hint)
+}
+
+/// Why a pairing does not go on.
+pub(crate) fn pairing(error: PairingError) -> Failure {
+    let (exit, code, hint) = match &error {
+        PairingError::NoCode => (Exit::NotFound, "E-PAIR-01", "compare it with what the box shows"),
+        PairingError::NotWaiting => (Exit::NotFound, "E-PAIR-02", "ask for a new code: peer-node enrol --pair"),
+        PairingError::Full => (Exit::Unreachable, "E-PAIR-03", "try again in some minutes"),
+    };
+    Failure::new(exit, code, error).hint(hint)
+}
+
+/// Too many codes asked for.
+pub(crate) fn too_many_codes(wait: std::time::Duration) -> Failure {
+    Failure::new(Exit::NotAllowed, "E-PAIR-04", "too many codes were asked for from this address")
+        .hint(format!("try again in {} s", wait.as_secs() + 1))
 }
 
 /// The publisher is not known here.

@@ -75,7 +75,7 @@ pub async fn run(
     };
     let app = App {
         grpc: services::routes(shared),
-        web: page::routes(state, config.name),
+        web: page::routes(state, config.name, ready.url.starts_with("https://")),
         descriptors: FILE_DESCRIPTOR_SET,
         health,
         metrics,

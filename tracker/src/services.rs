@@ -1,8 +1,11 @@
 //! The gRPC services: each call is admitted, its message checked, and the state asked.
 
 mod catalog;
+mod customers;
+mod devices;
 mod enrolment;
 mod operator;
+mod pairing;
 mod plans;
 mod queue;
 mod swarm;
@@ -48,11 +51,17 @@ pub(crate) fn routes(shared: Shared) -> Routes {
     let swarm = pb::swarm_server::SwarmServer::new(swarm::Service(shared.clone()));
     let queue = pb::queue_server::QueueServer::new(queue::Service(shared.clone()));
     let plans = pb::plans_server::PlansServer::new(plans::Service(shared.clone()));
+    let customers = pb::customers_server::CustomersServer::new(customers::Service(shared.clone()));
+    let devices = pb::devices_server::DevicesServer::new(devices::Service(shared.clone()));
+    let pairing = pb::pairing_server::PairingServer::new(pairing::Service(shared.clone()));
     let operator = pb::operator_server::OperatorServer::new(operator::Service(shared));
     Routes::new(catalog.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(enrolment.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(swarm.max_decoding_message_size(MAX_REPORT_BYTES))
         .add_service(queue.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(plans.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(customers.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(devices.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(pairing.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(operator.max_decoding_message_size(MAX_MESSAGE_BYTES))
 }

@@ -6,10 +6,12 @@
 
 mod customers;
 mod devices;
+mod pairing;
 mod plans;
 mod publishers;
 mod queues;
 mod sessions;
+mod signins;
 mod titles;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,9 +35,12 @@ use swarm_proto::signed::SigningKey;
 use swarm_proto::time::{Mono, Now};
 use swarm_proto::tracker::catalog::Catalog;
 use swarm_proto::tracker::guesses::Guesses;
+use swarm_proto::tracker::pairing::Pairings;
 use swarm_proto::tracker::planner::{self, Planner};
 use swarm_proto::tracker::queue::PriorityList;
 use swarm_proto::tracker::registry::Registry;
+use swarm_proto::tracker::revocations::Revocations;
+use swarm_proto::tracker::signins::SignIns;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::sessions::Session;
@@ -47,6 +52,7 @@ pub(crate) use self::queues::Change;
 pub(crate) use self::sessions::Overview;
 #[cfg(test)]
 pub(crate) use self::sessions::TitleCopies;
+pub(crate) use self::signins::{SIGN_IN_PATH, SignedIn};
 
 /// Questions that wait for the loop. Whoever comes when it is full waits before asking, so that devices slow down
 /// rather than pile up.
@@ -61,7 +67,7 @@ const FLUSH_PAUSE: Duration = Duration::from_millis(20);
 /// How long writing waits after the store has failed.
 const FLUSH_RETRY: Duration = Duration::from_secs(5);
 
-/// How often invitations that are over are forgotten.
+/// How often invitations and revocations that are over are forgotten.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Wrong enrolment codes that one address may try in [`GUESS_WINDOW`]. With 35 random bits and codes that live for
@@ -164,6 +170,11 @@ pub(crate) struct State {
     queues: BTreeMap<AccountId, PriorityList>,
     planner: Planner,
     guesses: Guesses<std::net::IpAddr>,
+    /// Codes that boxes have asked for; each counts like a wrong guess.
+    code_requests: Guesses<std::net::IpAddr>,
+    pairings: Pairings,
+    signins: SignIns,
+    revocations: Revocations,
     sessions: BTreeMap<DeviceId, Session>,
     last_session: u64,
     last_ticket: u64,
@@ -223,6 +234,10 @@ impl State {
             registry: Registry::default(),
             queues: everything.queues.into_iter().collect(),
             guesses: Guesses::new(WRONG_CODES, GUESS_WINDOW),
+            code_requests: Guesses::new(WRONG_CODES, GUESS_WINDOW),
+            pairings: Pairings::default(),
+            signins: SignIns::default(),
+            revocations: Revocations::default(),
             sessions: BTreeMap::new(),
             last_session: 0,
             last_ticket: 0,
@@ -248,7 +263,16 @@ impl State {
             }
         }
         titles.into_iter().for_each(|listing| state.insert_title(listing));
+        for (device, until) in everything.revocations {
+            state.revocations.insert(device, until);
+        }
         for (device, item, holding) in everything.holdings {
+            if state.registry.device(&device).is_none() {
+                // Its customer was deleted and the tracker ended before this was.
+                state.unwritten.holdings.insert((device, item));
+                state.unwritten.is_due_by(now.mono);
+                continue;
+            }
             state.planner.handle_holding(now, device, item, &holding);
         }
         Ok(state)
@@ -290,6 +314,7 @@ impl State {
         if self.sweep_at <= now.mono {
             self.sweep_at = now.mono + SWEEP_EVERY;
             self.sweep_invites(now).await;
+            self.sweep_revocations(now).await;
         }
     }
 

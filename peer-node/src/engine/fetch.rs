@@ -261,6 +261,21 @@ impl Engine {
         });
     }
 
+    /// Serves devices that the tracker has shut out no more, and ends what connects this one with them.
+    pub(super) fn shut_out(&mut self, devices: Vec<DeviceId>) {
+        tracing::info!(devices = devices.len(), "devices were revoked");
+        for device in &devices {
+            self.desk.uploads.handle_revoked(*device);
+        }
+        let net = self.net.clone();
+        self.job(async move {
+            for device in devices {
+                net.ban(device).await;
+            }
+            Event::Nothing
+        });
+    }
+
     pub(super) fn ban(&mut self, now: Now, device: DeviceId, reason: String) {
         tracing::warn!(device = %device.short(), reason, "a device is banned");
         if self.banned.len() >= BANS_SHOWN {

@@ -272,6 +272,7 @@ impl Engine {
                 Err(error) => tracing::warn!(%error, "the tracker sent a plan that cannot be read"),
             },
             TrackerNotice::PinnedSeeds(sources) => self.pin(now, &sources),
+            TrackerNotice::Revoked(devices) => self.shut_out(devices),
         }
     }
 

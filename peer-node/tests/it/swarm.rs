@@ -625,6 +625,36 @@ async fn nobody_is_served_without_a_ticket_of_his_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_device_is_cut_off_at_once_with_a_ticket_that_is_still_good() {
+    let mut swarm = Swarm::new(16);
+    let film = swarm.film(2 * CHUNK_BYTES);
+    let seed = swarm.node(DeviceKind::Seed, NodeConfig::default()).await;
+    seed.listening().await;
+    seed.hold(&film, 0..2).await;
+    let revoked = swarm.identity();
+    let config = config::Net { listen: vec![TCP.to_owned()], ..config::Net::default() };
+    let config = net::Config::of(&config).expect("a good address");
+    let (network, _questions) = net::spawn(revoked.keypair.clone(), config).await.expect("it listens");
+    let addresses = seed.addresses().iter().map(|address| address.parse().expect("an address")).collect();
+    network.add_addresses(seed.device, addresses).await;
+    let ticket = swarm.ticket_bytes(revoked.device, film.item);
+    let ask = async || {
+        let ask = Ask::Chunk { index: ChunkIndex::FIRST, want_segment_values: false };
+        let request = Request { item: film.item, ask, ticket: ticket.clone() };
+        let answer = network.ask(seed.device, request, Arc::new(Exchange::default()));
+        timeout(PATIENCE, answer).await.expect("in time")
+    };
+    assert!(matches!(ask().await, Ok(Answer::Data { .. })));
+
+    seed.engine.notice(TrackerNotice::Revoked(vec![revoked.device])).await;
+    let mut status = network.status();
+    let alone = status.wait_for(|status| status.connected.is_empty());
+    timeout(PATIENCE, alone).await.expect("the connection is closed").expect("the network runs");
+    let refused = ask().await;
+    assert!(!matches!(refused, Ok(Answer::Data { .. })), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_that_is_nowhere_cannot_be_reached() {
     let mut swarm = Swarm::new(14);
     let (near, nowhere) = (swarm.identity(), swarm.identity());

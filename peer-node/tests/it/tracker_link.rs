@@ -166,6 +166,7 @@ async fn reports_made_while_the_tracker_was_away_arrive_when_it_is_back() {
             TrackerNotice::Down => "down",
             TrackerNotice::PinnedSeeds(_) => "seeds",
             TrackerNotice::Plan(_) => "plan",
+            TrackerNotice::Revoked(_) => "revoked",
         });
     }
     assert_eq!(heard, ["seeds", "up", "down", "seeds", "up"]);

@@ -2,5 +2,6 @@
 
 mod browser;
 mod demo;
+mod members;
 mod repository;
 mod virtual_swarms;

@@ -4,7 +4,7 @@
 //! more bytes than it allows. Who is turned away for now is told when to come back. The shell says what a ticket is
 //! worth and whether a chunk is held; bytes and signatures never come here.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::id::{DeviceId, ItemId};
@@ -20,6 +20,9 @@ const SMALL_MAX: u32 = 64;
 const SMALL_WINDOW: Duration = Duration::from_secs(10);
 /// Peers whose small questions are counted at a time.
 const ASKERS_MAX: usize = 4_096;
+
+/// Devices shut out that are remembered: several times what a tracker tells on one stream.
+const REVOKED_MAX: usize = 16_384;
 
 /// How much is passed on at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +83,8 @@ pub struct Uploads {
     next_send: u64,
     /// Bytes given by ticket, and when the ticket ends.
     used: BTreeMap<(DeviceId, u64), Used>,
+    /// Devices that the tracker has shut out, whatever their tickets say.
+    revoked: BTreeSet<DeviceId>,
     small: BTreeMap<DeviceId, u32>,
     small_since: Mono,
     sent_bytes: u64,
@@ -113,6 +118,7 @@ impl Uploads {
             sends: BTreeMap::new(),
             next_send: 0,
             used: BTreeMap::new(),
+            revoked: BTreeSet::new(),
             small: BTreeMap::new(),
             small_since: Mono::ZERO,
             sent_bytes: 0,
@@ -124,6 +130,14 @@ impl Uploads {
     /// What this device is there for, once it is known.
     pub fn set_seed(&mut self, is_seed: bool) {
         self.config.is_seed = is_seed;
+    }
+
+    /// The tracker has shut a device out: no ticket of its is honoured any more.
+    pub fn handle_revoked(&mut self, device: DeviceId) {
+        self.revoked.insert(device);
+        if self.revoked.len() > REVOKED_MAX {
+            self.revoked.pop_first();
+        }
     }
 
     /// Whether a request is served. `device` is who proved to be at the other end, `item` what it asks for; the
@@ -209,6 +223,9 @@ impl Uploads {
         ticket: &Ticket,
         tracker_up: bool,
     ) -> Result<(), Refusal> {
+        if self.revoked.contains(&device) {
+            return Err(Refusal::Banned);
+        }
         if ticket.device != device || ticket.item != item {
             return Err(Refusal::BadTicket);
         }
@@ -277,6 +294,15 @@ mod tests {
     fn served(admission: Admission) -> SendId {
         let Admission::Serve(Some(id)) = admission else { panic!("not served: {admission:?}") };
         id
+    }
+
+    #[test]
+    fn a_revoked_device_is_refused_whatever_its_ticket_says() {
+        let mut uploads = Uploads::new(Config::default());
+        served(ask(&mut uploads, 0, 1));
+        uploads.handle_revoked(device(1));
+        assert_eq!(ask(&mut uploads, 1, 1), Admission::Refused(Refusal::Banned));
+        served(ask(&mut uploads, 1, 2));
     }
 
     #[test]

@@ -137,8 +137,12 @@ impl Catalog {
 
     /// A title that points to this item; one that is offered, if there is any.
     pub fn item(&self, item: &ItemId) -> Option<&Listing> {
-        let titles = || self.by_item.get(item).into_iter().flatten().map(|title| &self.titles[title]);
-        titles().find(|it| it.is_offered()).or_else(|| titles().next())
+        self.titles_of(item).find(|it| it.is_offered()).or_else(|| self.titles_of(item).next())
+    }
+
+    /// Every title that points to this item.
+    pub fn titles_of(&self, item: &ItemId) -> impl Iterator<Item = &Listing> {
+        self.by_item.get(item).into_iter().flatten().map(|title| &self.titles[title])
     }
 
     /// Titles of exactly this name, newest first.

@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
 
+use crate::catalog::Region;
 use crate::code::EnrolCode;
 use crate::id::{AccountId, DeviceId, PublisherId, SiteId};
+use crate::limit::Limit;
 use crate::membership::{DeviceKind, Membership};
 use crate::time::Utc;
 use crate::wrap::HpkePublic;
@@ -32,6 +34,9 @@ pub const MEMBERSHIP_LASTS: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// Longest name of a customer, device or publisher.
 pub const MAX_NAME_BYTES: usize = 64;
 
+/// How long a closed account may be opened again. Its devices stay shut out: they are enrolled anew.
+pub const REOPEN_WITHIN: Duration = Duration::from_secs(30 * 24 * 3_600);
+
 /// Whether a customer is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -39,6 +44,22 @@ pub enum Status {
     Active,
     /// Not until the operator says so.
     Suspended,
+    /// No more: the account is over, and what is known of it waits to be deleted.
+    Closed {
+        /// Since when.
+        since: Utc,
+    },
+}
+
+/// What the operator makes of a customer's account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is served.
+    Active,
+    /// It is not served for now.
+    Suspended,
+    /// It is over.
+    Closed,
 }
 
 /// Someone who owns devices.
@@ -52,6 +73,21 @@ pub struct Customer {
     pub status: Status,
     /// When it was added.
     pub created: Utc,
+    /// The country its boxes stand in, where that is known.
+    pub region: Option<Region>,
+    /// The highest age rating that its boxes may fetch.
+    pub rating_limit: Limit<u32>,
+}
+
+/// What shall be different about a customer; what is not named stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CustomerChange {
+    /// What people call it.
+    pub name: Option<String>,
+    /// Its country, or that it is not known.
+    pub region: Option<Option<Region>>,
+    /// The highest age rating.
+    pub rating_limit: Option<Limit<u32>>,
 }
 
 /// A device that has been enrolled.
@@ -77,6 +113,19 @@ pub struct Device {
     pub revoked: bool,
     /// When it was last heard of.
     pub last_seen: Utc,
+    /// The highest age rating that it may fetch, below its customer's: a children's room.
+    pub rating_limit: Limit<u32>,
+}
+
+/// What shall be different about a device; what is not named stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeviceChange {
+    /// What people call it.
+    pub name: Option<String>,
+    /// Where it stands. Its membership is issued anew.
+    pub site: Option<SiteId>,
+    /// The highest age rating.
+    pub rating_limit: Option<Limit<u32>>,
 }
 
 impl Device {
@@ -181,6 +230,12 @@ pub enum RegistryError {
     /// Talk to the operator.
     #[error("this customer is suspended")]
     Suspended,
+    /// Activate it first, if that is still possible.
+    #[error("this customer's account is closed")]
+    Closed,
+    /// Add a new customer.
+    #[error("this account was closed more than 30 days ago")]
+    ClosedForGood,
     /// Remove something first.
     #[error("no room for more {what}: {limit} is the limit")]
     Full {
@@ -205,26 +260,67 @@ pub struct Registry {
 impl Registry {
     /// A new customer, as it should be written down.
     pub fn new_customer(&self, now: Utc, account: AccountId, name: &str) -> Result<Customer, RegistryError> {
-        if self.by_name.contains_key(name) {
-            return Err(RegistryError::NameTaken);
-        }
+        self.is_free(name)?;
         if self.customers.len() >= MAX_CUSTOMERS {
             return Err(RegistryError::Full { what: "customers", limit: MAX_CUSTOMERS });
         }
-        Ok(Customer { account, name: name.to_owned(), status: Status::Active, created: now })
+        Ok(Customer {
+            account,
+            name: name.to_owned(),
+            status: Status::Active,
+            created: now,
+            region: None,
+            rating_limit: Limit::Unlimited,
+        })
     }
 
-    /// A customer with another status.
-    pub fn with_status(&self, account: &AccountId, status: Status) -> Result<Customer, RegistryError> {
+    /// A customer in another standing. A closed account can only be opened again, and not for ever.
+    pub fn with_standing(&self, now: Utc, account: &AccountId, to: Standing) -> Result<Customer, RegistryError> {
         let customer = self.customer(account).ok_or(RegistryError::NoCustomer)?;
+        let status = match (customer.status, to) {
+            (Status::Closed { .. }, Standing::Closed) => customer.status,
+            (Status::Closed { .. }, Standing::Suspended) => return Err(RegistryError::Closed),
+            (Status::Closed { since }, Standing::Active) if now.since(since) >= REOPEN_WITHIN => {
+                return Err(RegistryError::ClosedForGood);
+            }
+            (_, Standing::Active) => Status::Active,
+            (_, Standing::Suspended) => Status::Suspended,
+            (_, Standing::Closed) => Status::Closed { since: now },
+        };
         Ok(Customer { status, ..customer.clone() })
+    }
+
+    /// A customer of whom something is different.
+    pub fn changed_customer(&self, account: &AccountId, change: CustomerChange) -> Result<Customer, RegistryError> {
+        let customer = self.customer(account).ok_or(RegistryError::NoCustomer)?.clone();
+        if let Some(name) = change.name.as_ref().filter(|name| **name != customer.name) {
+            self.is_free(name)?;
+        }
+        Ok(Customer {
+            name: change.name.unwrap_or(customer.name),
+            region: change.region.unwrap_or(customer.region),
+            rating_limit: change.rating_limit.unwrap_or(customer.rating_limit),
+            ..customer
+        })
+    }
+
+    /// A device of which something is different.
+    pub fn changed_device(&self, now: Utc, device: &DeviceId, change: DeviceChange) -> Result<Device, RegistryError> {
+        let device = self.member(device)?.clone();
+        let moved = change.site.as_ref().is_some_and(|site| *site != device.site);
+        Ok(Device {
+            name: change.name.unwrap_or(device.name),
+            site: change.site.unwrap_or(device.site),
+            rating_limit: change.rating_limit.unwrap_or(device.rating_limit),
+            issued: if moved { now } else { device.issued },
+            serial: device.serial + u64::from(moved),
+            ..device
+        })
     }
 
     /// An invitation for one device.
     pub fn new_invite(&self, invite: Invite) -> Result<Invite, RegistryError> {
-        if !self.customers.contains_key(&invite.account) {
-            return Err(RegistryError::NoCustomer);
-        }
+        self.may_grow(&invite.account)?;
         if self.invites.len() >= MAX_OPEN_INVITES {
             return Err(RegistryError::Full { what: "invitations", limit: MAX_OPEN_INVITES });
         }
@@ -239,9 +335,7 @@ impl Registry {
         if known.is_some_and(|it| it.revoked) {
             return Err(RegistryError::Revoked);
         }
-        if self.customers.get(&invite.account).is_none_or(|it| it.status == Status::Suspended) {
-            return Err(RegistryError::Suspended);
-        }
+        self.may_grow(&invite.account)?;
         match (invite.used_by, known) {
             (Some(user), Some(known)) if user == applicant.device && known.hpke == applicant.hpke => {
                 return Ok(Enrolment { device: known.clone(), invite: invite.clone(), already: true });
@@ -252,20 +346,45 @@ impl Registry {
             (None, Some(_)) => {}
             (None, None) => self.has_room(&invite.account)?,
         }
-        let device = Device {
+        let used = Invite { used_by: Some(applicant.device), ..invite.clone() };
+        let device = self.enrolled(now, invite.account, invite.kind, invite.site.clone(), applicant);
+        Ok(Enrolment { device, invite: used, already: false })
+    }
+
+    /// A device that somebody of this customer lets in, as it should be written down.
+    pub fn pair(
+        &self,
+        now: Utc,
+        account: &AccountId,
+        kind: DeviceKind,
+        site: SiteId,
+        applicant: Applicant,
+    ) -> Result<Device, RegistryError> {
+        self.may_grow(account)?;
+        match self.device(&applicant.device) {
+            Some(known) if known.revoked => return Err(RegistryError::Revoked),
+            Some(known) if known.account != *account => return Err(RegistryError::OtherCustomer),
+            Some(_) => {}
+            None => self.has_room(account)?,
+        }
+        Ok(self.enrolled(now, *account, kind, site, applicant))
+    }
+
+    fn enrolled(&self, now: Utc, account: AccountId, kind: DeviceKind, site: SiteId, applicant: Applicant) -> Device {
+        let known = self.device(&applicant.device);
+        Device {
             device: applicant.device,
-            account: invite.account,
+            account,
             name: applicant.name,
-            site: invite.site.clone(),
-            kind: invite.kind,
+            site,
+            kind,
             hpke: applicant.hpke,
             issued: now,
             serial: known.map_or(1, |it| it.serial + 1),
             revoked: false,
             last_seen: now,
-        };
-        let invite = Invite { used_by: Some(applicant.device), ..invite.clone() };
-        Ok(Enrolment { device, invite, already: false })
+            rating_limit: known.map_or(Limit::Unlimited, |it| it.rating_limit),
+        }
     }
 
     /// A device, shut out.
@@ -283,18 +402,11 @@ impl Registry {
         }
     }
 
-    /// Who is calling, if anything may be scheduled for it.
-    pub fn admit(&self, device: &DeviceId) -> Result<&Device, RegistryError> {
-        let member = self.member(device)?;
-        match self.customer(&member.account).map(|it| it.status) {
-            Some(Status::Active) => Ok(member),
-            Some(Status::Suspended) => Err(RegistryError::Suspended),
-            None => Err(RegistryError::NoCustomer),
-        }
-    }
-
     /// Writes a customer in.
     pub fn insert_customer(&mut self, customer: Customer) {
+        if let Some(old) = self.customers.get(&customer.account) {
+            self.by_name.remove(&old.name);
+        }
         self.by_name.insert(customer.name.clone(), customer.account);
         self.customers.insert(customer.account, customer);
     }
@@ -333,6 +445,24 @@ impl Registry {
             self.invites.remove(key);
         }
         over
+    }
+
+    /// Forgets a customer with its devices and invitations, as if it had never been.
+    pub fn forget_customer(&mut self, account: &AccountId) {
+        if let Some(customer) = self.customers.remove(account) {
+            self.by_name.remove(&customer.name);
+        }
+        let devices: Vec<DeviceId> = self.devices_of(account).map(|it| it.device).collect();
+        for device in devices {
+            self.by_account.remove(&(*account, device));
+            self.devices.remove(&device);
+        }
+        self.invites.retain(|_, invite| invite.account != *account);
+    }
+
+    /// Invitations of a customer, used or not.
+    pub fn invites_of(&self, account: &AccountId) -> impl Iterator<Item = &Invite> {
+        self.invites.values().filter(move |it| it.account == *account)
     }
 
     /// A customer.
@@ -376,6 +506,19 @@ impl Registry {
     /// The name under which a publisher was admitted.
     pub fn publisher_name(&self, publisher: &PublisherId) -> Option<&str> {
         self.publishers.get(publisher).map(String::as_str)
+    }
+
+    fn is_free(&self, name: &str) -> Result<(), RegistryError> {
+        if self.by_name.contains_key(name) { Err(RegistryError::NameTaken) } else { Ok(()) }
+    }
+
+    /// Whether devices may join a customer.
+    fn may_grow(&self, account: &AccountId) -> Result<(), RegistryError> {
+        match self.customer(account).ok_or(RegistryError::NoCustomer)?.status {
+            Status::Active => Ok(()),
+            Status::Suspended => Err(RegistryError::Suspended),
+            Status::Closed { .. } => Err(RegistryError::Closed),
+        }
     }
 
     fn has_room(&self, account: &AccountId) -> Result<(), RegistryError> {
@@ -501,15 +644,61 @@ mod tests {
     }
 
     #[test]
-    fn device_of_a_suspended_customer_is_a_member_but_nothing_is_scheduled_for_it() {
+    fn closed_account_opens_again_for_thirty_days_and_not_later() {
         let (mut registry, _) = enrolled();
-        let suspended = registry.with_status(&account(1), Status::Suspended).unwrap();
+        let closed = registry.with_standing(at(0), &account(1), Standing::Closed).unwrap();
+        registry.insert_customer(closed.clone());
+        assert_eq!(registry.with_standing(at(5), &account(1), Standing::Closed), Ok(closed));
+        assert_eq!(registry.with_standing(at(5), &account(1), Standing::Suspended), Err(RegistryError::Closed));
+        assert_eq!(registry.new_invite(invite(7, account(1))), Err(RegistryError::Closed));
+        let reopened = registry.with_standing(at(30 * 24 - 1), &account(1), Standing::Active).unwrap();
+        assert_eq!(reopened.status, Status::Active);
+        let late = registry.with_standing(at(30 * 24), &account(1), Standing::Active);
+        assert_eq!(late, Err(RegistryError::ClosedForGood));
+    }
+
+    #[test]
+    fn suspended_customer_gets_no_new_devices() {
+        let mut registry = registry();
+        let suspended = registry.with_standing(at(0), &account(1), Standing::Suspended).unwrap();
         registry.insert_customer(suspended);
-        assert!(registry.member(&device(1)).is_ok());
-        assert_eq!(registry.admit(&device(1)), Err(RegistryError::Suspended));
-        let active = registry.with_status(&account(1), Status::Active).unwrap();
-        registry.insert_customer(active);
-        assert!(registry.admit(&device(1)).is_ok());
+        let refused = registry.enrol(at(0), InviteKey([1; 32]), applicant(1));
+        assert_eq!(refused, Err(RegistryError::Suspended));
+        let site = SiteId::new("north").expect("a label");
+        let refused = registry.pair(at(0), &account(1), DeviceKind::Box, site, applicant(1));
+        assert_eq!(refused, Err(RegistryError::Suspended));
+    }
+
+    #[test]
+    fn renamed_customer_frees_its_old_name_and_takes_no_others() {
+        let mut registry = registry();
+        let rename = |name: &str| CustomerChange { name: Some(name.to_owned()), ..CustomerChange::default() };
+        assert_eq!(registry.changed_customer(&account(1), rename("customer 2")), Err(RegistryError::NameTaken));
+        let renamed = registry.changed_customer(&account(1), rename("Ada")).unwrap();
+        registry.insert_customer(renamed);
+        assert_eq!(registry.customer_named("customer 1"), None);
+        assert!(registry.new_customer(at(0), account(3), "customer 1").is_ok());
+    }
+
+    #[test]
+    fn device_that_moves_gets_a_new_membership_and_one_that_is_renamed_keeps_its_own() {
+        let (registry, enrolment) = enrolled();
+        let rename = DeviceChange { name: Some("kitchen".to_owned()), ..DeviceChange::default() };
+        let renamed = registry.changed_device(at(3), &device(1), rename).unwrap();
+        assert_eq!((renamed.name.as_str(), renamed.serial), ("kitchen", enrolment.device.serial));
+        let to = DeviceChange { site: Some(SiteId::new("south").expect("a label")), ..DeviceChange::default() };
+        let moved = registry.changed_device(at(3), &device(1), to).unwrap();
+        assert_eq!((moved.site.as_str(), moved.serial, moved.issued), ("south", enrolment.device.serial + 1, at(3)));
+    }
+
+    #[test]
+    fn forgotten_customer_leaves_nothing_and_its_device_can_be_anothers() {
+        let (mut registry, _) = enrolled();
+        registry.forget_customer(&account(1));
+        assert_eq!((registry.customer(&account(1)), registry.device(&device(1))), (None, None));
+        assert_eq!(registry.invites_of(&account(1)).count() + registry.devices_of(&account(1)).count(), 0);
+        let site = SiteId::new("north").expect("a label");
+        assert!(registry.pair(at(1), &account(2), DeviceKind::Box, site, applicant(1)).is_ok());
     }
 
     #[test]

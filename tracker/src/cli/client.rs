@@ -5,6 +5,8 @@ use daemon::exit::{Exit, Failure};
 use daemon::token::{self, Bearer, OperatorToken};
 use daemon::{DataFolder, tls};
 use swarm_proto::pb::tracker::catalog_client::CatalogClient;
+use swarm_proto::pb::tracker::customers_client::CustomersClient;
+use swarm_proto::pb::tracker::devices_client::DevicesClient;
 use swarm_proto::pb::tracker::operator_client::OperatorClient;
 use swarm_proto::pb::tracker::plans_client::PlansClient;
 use swarm_proto::pb::tracker::queue_client::QueueClient;
@@ -27,6 +29,8 @@ pub(super) struct Tracker {
     pub(super) operator: OperatorClient<InterceptedService<Channel, Bearer>>,
     pub(super) catalog: CatalogClient<InterceptedService<Channel, Bearer>>,
     pub(super) plans: PlansClient<InterceptedService<Channel, Bearer>>,
+    pub(super) customers: CustomersClient<InterceptedService<Channel, Bearer>>,
+    pub(super) devices: DevicesClient<InterceptedService<Channel, Bearer>>,
     pub(super) queue: QueueClient<InterceptedService<Channel, Bearer>>,
 }
 
@@ -44,8 +48,15 @@ impl Tracker {
             operator: OperatorClient::new(bearer()).max_decoding_message_size(MAX_ANSWER_BYTES),
             catalog: CatalogClient::new(bearer()).max_decoding_message_size(MAX_ANSWER_BYTES),
             plans: PlansClient::new(bearer()),
+            customers: CustomersClient::new(bearer()).max_decoding_message_size(MAX_ANSWER_BYTES),
+            devices: DevicesClient::new(bearer()),
             queue: QueueClient::new(bearer()),
         })
+    }
+
+    /// The address that is reached from this machine.
+    pub(super) fn url(&self) -> &str {
+        &self.url
     }
 
     pub(super) fn answer<T>(&self, answer: Result<tonic::Response<T>, Status>) -> Result<T, Failure> {

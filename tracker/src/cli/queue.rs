@@ -1,7 +1,7 @@
 //! `tracker queue`: what customers want, in their order.
 
 use clap::Subcommand;
-use daemon::exit::Exit;
+use daemon::exit::{Exit, Failure};
 use serde::Serialize;
 use swarm_proto::id::{DeviceId, ItemId, TitleId};
 use swarm_proto::pb::tracker as pb;
@@ -37,11 +37,11 @@ pub(super) enum QueueCommand {
 }
 
 #[derive(Serialize)]
-struct Queued {
-    place: usize,
+pub(super) struct Queued {
+    pub(super) place: usize,
     title: TitleId,
     item: ItemId,
-    name: String,
+    pub(super) name: String,
     device: Option<DeviceId>,
     added: String,
 }
@@ -70,20 +70,25 @@ pub(super) async fn run(global: &Global, command: QueueCommand) -> anyhow::Resul
         }
     };
     let state = tracker.answer(answer)?;
-    let mut entries = Vec::with_capacity(state.entries.len());
-    for (place, entry) in state.entries.into_iter().enumerate() {
-        entries.push(Queued {
+    let entries = entries(state.entries)?;
+    let row = |it: &Queued| {
+        let device = it.device.map_or_else(|| "every box".to_owned(), |device| device.short());
+        [(it.place + 1).to_string(), it.name.clone(), device, it.added.clone(), it.title.to_string()]
+    };
+    global.print_list(&entries, || table(["PLACE", "NAME", "FOR", "ADDED", "TITLE"], &entries, row))
+}
+
+/// A queue in an answer.
+pub(super) fn entries(messages: Vec<pb::QueueEntry>) -> Result<Vec<Queued>, Failure> {
+    let entry = |(place, entry): (usize, pb::QueueEntry)| {
+        Ok(Queued {
             place,
             title: id(&entry.title)?,
             item: id(&entry.item)?,
             name: entry.name,
             device: if entry.device.is_empty() { None } else { Some(id(&entry.device)?) },
             added: Utc::from_millis(entry.added_utc_ms).to_string(),
-        });
-    }
-    let row = |it: &Queued| {
-        let device = it.device.map_or_else(|| "every box".to_owned(), |device| device.short());
-        [(it.place + 1).to_string(), it.name.clone(), device, it.added.clone(), it.title.to_string()]
+        })
     };
-    global.print_list(&entries, || table(["PLACE", "NAME", "FOR", "ADDED", "TITLE"], &entries, row))
+    messages.into_iter().enumerate().map(entry).collect()
 }

@@ -1,7 +1,5 @@
 //! How a device finds out who this tracker is, and becomes a member.
 
-use swarm_proto::code::EnrolCode;
-use swarm_proto::invalid::Invalid;
 use swarm_proto::pb::tracker as pb;
 use swarm_proto::pb::tracker::enrolment_server::Enrolment;
 use swarm_proto::tracker::registry::Applicant;
@@ -27,8 +25,7 @@ impl Enrolment for Service {
         let device = self.0.auth.device(&request)?;
         let from = auth::address_of(&request)?;
         let message = request.into_inner();
-        let code =
-            EnrolCode::parse(&message.code).map_err(|error| convert::bad(Invalid::new("code", error.to_string())))?;
+        let code = convert::code(&message.code).map_err(convert::bad)?;
         let applicant = Applicant {
             device,
             hpke: convert::id("hpke_public", &message.hpke_public).map_err(convert::bad)?,

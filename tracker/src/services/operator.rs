@@ -2,6 +2,7 @@
 
 use swarm_proto::pb::tracker as pb;
 use swarm_proto::pb::tracker::operator_server::Operator;
+use swarm_proto::tracker::registry::CustomerChange;
 use tonic::{Request, Response, Status};
 
 use super::Shared;
@@ -13,8 +14,14 @@ pub(super) struct Service(pub(super) Shared);
 impl Operator for Service {
     async fn add_customer(&self, request: Request<pb::AddCustomerRequest>) -> Result<Response<pb::Customer>, Status> {
         self.0.auth.operator(&request)?;
-        let name = convert::name("name", &request.get_ref().name).map_err(convert::bad)?;
-        self.0.state.add_customer(name).await.map(Response::new).map_err(refusal::status)
+        let message = request.into_inner();
+        let name = convert::name("name", &message.name).map_err(convert::bad)?;
+        let more = CustomerChange {
+            name: None,
+            region: Some(convert::region(&message.region).map_err(convert::bad)?),
+            rating_limit: convert::rating_limit(message.rating_limit).map_err(convert::bad)?,
+        };
+        self.0.state.add_customer(name, more).await.map(Response::new).map_err(refusal::status)
     }
 
     async fn list_customers(
@@ -35,8 +42,8 @@ impl Operator for Service {
         self.0.auth.operator(&request)?;
         let message = request.get_ref();
         let account = convert::id("account", &message.account).map_err(convert::bad)?;
-        let status = convert::status_of_customer(message.status).map_err(convert::bad)?;
-        self.0.state.set_customer_status(account, status).await.map(Response::new).map_err(refusal::status)
+        let standing = convert::standing(message.status).map_err(convert::bad)?;
+        self.0.state.set_customer_status(account, standing).await.map(Response::new).map_err(refusal::status)
     }
 
     async fn invite_device(

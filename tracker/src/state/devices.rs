@@ -12,7 +12,8 @@ use swarm_proto::pb::tracker as pb;
 use swarm_proto::signed::Signed;
 use swarm_proto::time::Now;
 use swarm_proto::tracker::planner::Profile;
-use swarm_proto::tracker::registry::{Applicant, Device, Invite, InviteKey, RegistryError};
+use swarm_proto::tracker::registry::{Applicant, Device, DeviceChange, Invite, InviteKey, RegistryError};
+use swarm_proto::tracker::revocations::TOLD_FOR;
 use tonic::Status as GrpcStatus;
 
 use super::{Handle, State};
@@ -20,8 +21,8 @@ use crate::convert;
 use crate::records::Records;
 use crate::refusal;
 
-/// Invitations that one sweep forgets; the rest waits for the next.
-const MAX_SWEPT: usize = 500;
+/// Records that are written or deleted at a time: two of each fit a batch of the store.
+pub(super) const MAX_SWEPT: usize = 500;
 
 impl Handle {
     /// Makes a code for one device.
@@ -77,6 +78,11 @@ impl Handle {
         .await
     }
 
+    /// Renames a device, moves it, or limits it.
+    pub(crate) async fn set_device(&self, device: DeviceId, change: DeviceChange) -> Result<pb::Device, Failure> {
+        self.ask(move |state, now| state.set_device(now, device, change).boxed()).await
+    }
+
     /// Shuts a device out.
     pub(crate) async fn revoke(&self, device: DeviceId) -> Result<pb::Device, Failure> {
         self.ask(move |state, now| state.revoke(now, device).boxed()).await
@@ -111,6 +117,9 @@ impl State {
         if let Some(wait) = self.guesses.wait(now.mono, &from) {
             return Err(refusal::too_many_guesses(wait));
         }
+        if self.revocations.contains(&applicant.device) {
+            return Err(refusal::registry(RegistryError::Revoked));
+        }
         let enrolment = match self.registry.enrol(now.utc, InviteKey::of(&code), applicant) {
             Ok(enrolment) => enrolment,
             Err(error) => {
@@ -133,13 +142,53 @@ impl State {
 
     async fn revoke(&mut self, now: Now, device: DeviceId) -> Result<pb::Device, Failure> {
         let revoked = self.registry.revoked(&device).map_err(refusal::registry)?;
-        self.commit(Records::new().device(&revoked)).await?;
-        tracing::info!(device = %device.short(), "device revoked");
-        self.registry.insert_device(revoked.clone());
-        self.planner.handle_revoked(now, device);
-        let why = refusal::status(refusal::caller(RegistryError::Revoked));
-        self.close_session(&device, why);
+        self.shut_out(now, vec![revoked.clone()]).await?;
         Ok(self.device_message(&revoked))
+    }
+
+    /// Shuts devices out: first on disk, then their streams are closed and everyone else is told.
+    pub(super) async fn shut_out(&mut self, now: Now, revoked: Vec<Device>) -> Result<(), Failure> {
+        let until = now.utc + TOLD_FOR;
+        for some in revoked.chunks(MAX_SWEPT) {
+            let records =
+                some.iter().fold(Records::new(), |records, it| records.device(it).revocation(&it.device, until));
+            self.commit(records).await?;
+            for device in some {
+                tracing::info!(device = %device.device.short(), "device revoked");
+                self.registry.insert_device(device.clone());
+                self.planner.handle_revoked(now, device.device);
+                self.revocations.insert(device.device, until);
+                self.close_session(&device.device, refusal::status(refusal::caller(RegistryError::Revoked)));
+            }
+            for session in self.sessions.values() {
+                session.mailbox.revoked(some.iter().map(|it| it.device));
+            }
+        }
+        Ok(())
+    }
+
+    async fn set_device(&mut self, now: Now, device: DeviceId, change: DeviceChange) -> Result<pb::Device, Failure> {
+        let old_serial = self.registry.device(&device).map(|it| it.serial);
+        let changed = self.registry.changed_device(now.utc, &device, change).map_err(refusal::registry)?;
+        self.commit(Records::new().device(&changed)).await?;
+        let membership = self.sign_membership(&changed)?;
+        let answer = self.device_message(&changed);
+        self.insert_device(changed.clone());
+        if let Some(session) = self.sessions.get(&device).filter(|_| old_serial != Some(changed.serial)) {
+            session.mailbox.membership(membership.into());
+        }
+        Ok(answer)
+    }
+
+    /// Forgets revocations that no ticket outlives. A failure is no harm: the next start finds them again.
+    pub(super) async fn sweep_revocations(&mut self, now: Now) {
+        for forgotten in self.revocations.forget(now.utc).chunks(MAX_SWEPT) {
+            let records = forgotten.iter().fold(Records::new(), |records, it| records.forgotten_revocation(it));
+            if let Err(failure) = self.commit(records.relaxed()).await {
+                tracing::warn!(%failure, "old revocations could not be deleted");
+                return;
+            }
+        }
     }
 
     /// Forgets invitations that are over. A failure is no harm: the next sweep finds them again after a restart.

@@ -5,6 +5,7 @@ use futures::FutureExt as _;
 use swarm_proto::id::{AccountId, DeviceId, TitleId};
 use swarm_proto::pb::tracker as pb;
 use swarm_proto::time::Now;
+use swarm_proto::tracker::admission;
 use swarm_proto::tracker::queue::{Entry, PriorityList, QueueError};
 use swarm_proto::tracker::registry::RegistryError;
 
@@ -53,9 +54,11 @@ impl State {
         let account = self.account_of(caller, account)?;
         if let Change::Add { title, .. } = &change {
             let listing = self.catalog.title(title).ok_or_else(refusal::no_title)?;
-            if !listing.is_offered() {
-                return Err(refusal::not_offered());
+            match caller {
+                Caller::Device(device) => admission::admit(&self.registry, &device, listing),
+                Caller::Operator => admission::admit_for_customer(&self.registry, &account, listing),
             }
+            .map_err(refusal::admission)?;
         }
         let mut list = self.queues.get(&account).cloned().unwrap_or_default();
         apply(&mut list, now, caller, change).map_err(refusal::queue)?;

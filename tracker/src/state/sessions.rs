@@ -18,6 +18,7 @@ use swarm_proto::signed::Signed;
 use swarm_proto::ticket::{Ticket, TicketClass};
 use swarm_proto::time::Now;
 use swarm_proto::tracker::addresses::Reachable;
+use swarm_proto::tracker::admission;
 use swarm_proto::tracker::planner::{Held, Plan, Wish};
 use swarm_proto::tracker::registry::Device;
 use tonic::Status;
@@ -46,7 +47,7 @@ pub(super) struct Session {
     /// Tells the streams of one device apart: the last one counts.
     number: u64,
     pub(super) mailbox: Mailbox,
-    reachable: Reachable,
+    pub(super) reachable: Reachable,
     /// How many seeds it was told to keep connected.
     pinned: usize,
 }
@@ -163,6 +164,7 @@ impl State {
         if let Some(membership) = renewed {
             mailbox.membership(membership.into());
         }
+        mailbox.revoked(self.revocations.told().copied());
         mailbox.queue(self.queue_message(&member.account));
         mailbox.catalog_version(self.catalog.version());
         Ok(number)
@@ -221,11 +223,9 @@ impl State {
         missing: &[pb_common::ChunkRange],
         playing: bool,
     ) -> Result<pb::Plan, Failure> {
-        self.registry.admit(&device).map_err(refusal::caller)?;
+        admission::admit_device(&self.registry, &device).map_err(refusal::admission)?;
+        self.admit_item(&device, &item)?;
         let listing = self.catalog.item(&item).ok_or_else(refusal::no_title)?;
-        if !listing.is_offered() {
-            return Err(refusal::not_offered());
-        }
         let n_chunks = listing.n_chunks();
         let missing = convert::missing(n_chunks, missing).map_err(|invalid| refusal::field(&invalid))?;
         let class = if playing { TicketClass::Playing } else { TicketClass::Queued };
@@ -245,9 +245,22 @@ impl State {
         place.and_then(|place| u32::try_from(place).ok()).unwrap_or(u32::MAX)
     }
 
+    /// Whether a device may have an item, whoever asks for it and whatever for.
+    pub(super) fn admit_item(&self, device: &DeviceId, item: &ItemId) -> Result<(), Failure> {
+        match admission::admit_item(&self.registry, device, self.catalog.titles_of(item)) {
+            None => Err(refusal::no_title()),
+            Some(admitted) => admitted.map_err(refusal::admission),
+        }
+    }
+
     /// Sends a plan that nobody asked for, because the one before is not good any more.
     pub(super) fn push_plan(&mut self, wish: &Wish, plan: Plan) {
         let Some(session) = self.sessions.get(&wish.device) else { return };
+        if let Err(refused) = self.admit_item(&wish.device, &wish.item) {
+            tracing::debug!(device = %wish.device.short(), item = %wish.item, %refused, "no further plan");
+            self.planner.handle_withdrawn(wish.device, wish.item);
+            return;
+        }
         let (mailbox, from) = (session.mailbox.clone(), session.reachable.observed());
         match self.plan_message(crate::clock::now(), wish, &plan, from) {
             Ok(message) => mailbox.plan(wish.item, message),
@@ -353,7 +366,7 @@ impl State {
         }
     }
 
-    fn replace_holdings(&mut self, now: Now, device: DeviceId, holdings: Vec<(ItemId, Holding)>) {
+    pub(super) fn replace_holdings(&mut self, now: Now, device: DeviceId, holdings: Vec<(ItemId, Holding)>) {
         let told: BTreeSet<ItemId> = holdings.iter().map(|(item, _)| *item).collect();
         let gone: Vec<(ItemId, u32)> = self
             .planner
@@ -431,18 +444,7 @@ impl State {
                 false => partial += 1,
             }
         }
-        pb::Device {
-            device: device.device.to_vec(),
-            account: device.account.to_vec(),
-            name: device.name.clone(),
-            site: device.site.to_string(),
-            kind: pb_common::DeviceKind::from(device.kind).into(),
-            online: self.sessions.contains_key(&device.device),
-            revoked: device.revoked,
-            last_seen_utc_ms: device.last_seen.as_millis(),
-            copies,
-            partial,
-        }
+        convert::device(device, self.sessions.contains_key(&device.device), copies, partial)
     }
 
     fn traffic_message(&self) -> pb::TrafficTotals {

@@ -99,7 +99,7 @@ async fn operators_calls_are_not_for_devices() {
     let world = World::start().await;
     let device = world.box_(1).await;
     let mut operator = pb::operator_client::OperatorClient::connect(world.url.clone()).await.unwrap();
-    let request = || pb::AddCustomerRequest { name: "Eve".to_owned() };
+    let request = || pb::AddCustomerRequest { name: "Eve".to_owned(), ..Default::default() };
     assert_eq!(operator.add_customer(device.calls(request())).await.unwrap_err().code(), Code::PermissionDenied);
     assert_eq!(operator.add_customer(request()).await.unwrap_err().code(), Code::Unauthenticated);
 }

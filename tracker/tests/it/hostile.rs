@@ -114,9 +114,9 @@ async fn stranger_cannot_open_a_stream() {
 async fn operators_mistakes_are_named() {
     let world = World::start().await;
     let account = world.customer("Ada").await;
-    let again = pb::AddCustomerRequest { name: "Ada".to_owned() };
+    let again = pb::AddCustomerRequest { name: "Ada".to_owned(), ..Default::default() };
     assert_eq!(world.operator().add_customer(again).await.unwrap_err().code(), Code::AlreadyExists);
-    let long = pb::AddCustomerRequest { name: "x".repeat(65) };
+    let long = pb::AddCustomerRequest { name: "x".repeat(65), ..Default::default() };
     assert_names(&world.operator().add_customer(long).await.unwrap_err(), "name");
     let invite = |kind, site: &str, valid_ms| pb::InviteDeviceRequest {
         account: account.clone(),

@@ -4,9 +4,11 @@
 
 mod catalog;
 mod cli;
+mod customers;
 mod durability;
 mod enrolment;
 mod hostile;
+mod pairing;
 mod plans;
 mod queue;
 mod swarm;

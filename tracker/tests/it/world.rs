@@ -16,9 +16,12 @@ use swarm_proto::membership::Membership;
 use swarm_proto::pb::common as pb_common;
 use swarm_proto::pb::tracker as pb;
 use swarm_proto::pb::tracker::catalog_client::CatalogClient;
+use swarm_proto::pb::tracker::customers_client::CustomersClient;
+use swarm_proto::pb::tracker::devices_client::DevicesClient;
 use swarm_proto::pb::tracker::enrolment_client::EnrolmentClient;
 use swarm_proto::pb::tracker::notice::Notice;
 use swarm_proto::pb::tracker::operator_client::OperatorClient;
+use swarm_proto::pb::tracker::pairing_client::PairingClient;
 use swarm_proto::pb::tracker::queue_client::QueueClient;
 use swarm_proto::pb::tracker::report::Report;
 use swarm_proto::pb::tracker::swarm_client::SwarmClient;
@@ -88,9 +91,19 @@ impl World {
 
     /// What a browser gets.
     pub(crate) fn get(&self, path: &str) -> String {
+        self.browse(&format!("GET {path}"), &[], "")
+    }
+
+    /// What a browser gets that sends these headers and this form.
+    pub(crate) fn browse(&self, method_and_path: &str, headers: &[(&str, &str)], form: &str) -> String {
         let address = self.url.strip_prefix("http://").unwrap();
         let mut stream = std::net::TcpStream::connect(address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").unwrap();
+        let mut request = format!("{method_and_path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
+        for (name, value) in headers {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        let kind = "content-type: application/x-www-form-urlencoded";
+        write!(stream, "{request}{kind}\r\ncontent-length: {}\r\n\r\n{form}", form.len()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
@@ -106,6 +119,18 @@ impl World {
 
     pub(crate) fn operator(&self) -> OperatorClient<Intercepted> {
         OperatorClient::with_interceptor(self.channel.clone(), self.bearer())
+    }
+
+    pub(crate) fn customers(&self) -> CustomersClient<Intercepted> {
+        CustomersClient::with_interceptor(self.channel.clone(), self.bearer())
+    }
+
+    pub(crate) fn devices(&self) -> DevicesClient<Intercepted> {
+        DevicesClient::with_interceptor(self.channel.clone(), self.bearer())
+    }
+
+    pub(crate) fn pairing(&self) -> PairingClient<Channel> {
+        PairingClient::new(self.channel.clone())
     }
 
     pub(crate) fn operators_catalog(&self) -> CatalogClient<Intercepted> {
@@ -133,7 +158,7 @@ impl World {
     }
 
     pub(crate) async fn customer(&self, name: &str) -> Vec<u8> {
-        let request = pb::AddCustomerRequest { name: name.to_owned() };
+        let request = pb::AddCustomerRequest { name: name.to_owned(), ..Default::default() };
         self.operator().add_customer(request).await.unwrap().into_inner().account
     }
 
