@@ -7,6 +7,7 @@ mod cli;
 mod customers;
 mod durability;
 mod enrolment;
+mod faults;
 mod hostile;
 mod pairing;
 mod plans;

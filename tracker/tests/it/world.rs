@@ -80,6 +80,22 @@ impl World {
         self.child.wait().unwrap().code()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// The most memory that it has had since it started.
+    pub(crate) fn peak_memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     pub(crate) fn data(&self) -> std::path::PathBuf {
         self.folder.path().join("data")
     }
@@ -322,6 +338,13 @@ impl Device {
         Device { n, key: SigningKey::from_bytes(&[n; 32]).unwrap(), tracker }
     }
 
+    /// One of many: more than there are bytes.
+    pub(crate) fn numbered(number: u32, tracker: ServerId) -> Device {
+        let mut key = [77; 32];
+        key[..4].copy_from_slice(&number.to_be_bytes());
+        Device { n: 77, key: SigningKey::from_bytes(&key).unwrap(), tracker }
+    }
+
     pub(crate) fn id(&self) -> DeviceId {
         self.key.device_id()
     }
@@ -336,10 +359,15 @@ impl Device {
 
     /// Opens a stream; what comes first is not waited for.
     pub(crate) async fn open(&self, world: &World) -> Result<Attending, Status> {
+        self.open_on(world.channel.clone()).await
+    }
+
+    /// Opens a stream on this connection.
+    pub(crate) async fn open_on(&self, channel: Channel) -> Result<Attending, Status> {
         let (reports, mut queued) = mpsc::channel::<Report>(16);
         let stream = futures::stream::poll_fn(move |context| queued.poll_recv(context));
         let stream = futures::StreamExt::map(stream, |report| pb::Report { report: Some(report) });
-        let notices = world.swarm().attend(self.calls(stream)).await?.into_inner();
+        let notices = SwarmClient::new(channel).attend(self.calls(stream)).await?.into_inner();
         Ok(Attending { reports, notices })
     }
 
