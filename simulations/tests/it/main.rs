@@ -2,6 +2,5 @@
 
 mod browser;
 mod demo;
-mod members;
 mod repository;
 mod virtual_swarms;

@@ -6,6 +6,7 @@ use swarm_proto::id::{DeviceId, ItemId, TitleId};
 use swarm_proto::pb::common as pb_common;
 use swarm_proto::pb::tracker as pb;
 use swarm_proto::time::Now;
+use swarm_proto::tracker::admission;
 use swarm_proto::tracker::planner::{Estimate, Lease};
 use swarm_proto::tracker::registry::RegistryError;
 
@@ -26,11 +27,9 @@ impl Handle {
 
 impl State {
     fn estimate(&self, now: Now, device: &DeviceId, title: &TitleId) -> Result<pb::EstimateResponse, Failure> {
-        let account = self.registry.admit(device).map_err(refusal::caller)?.account;
+        let account = admission::admit_device(&self.registry, device).map_err(refusal::admission)?.0.account;
         let listing = self.catalog.title(title).ok_or_else(refusal::no_title)?;
-        if !listing.is_offered() {
-            return Err(refusal::not_offered());
-        }
+        admission::admit(&self.registry, device, listing).map_err(refusal::admission)?;
         let queue = self.queues.get(&account);
         let before = queue.into_iter().flat_map(|queue| queue.entries());
         let before = before.take_while(|entry| entry.title != *title);
