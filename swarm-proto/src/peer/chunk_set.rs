@@ -30,9 +30,7 @@ impl ChunkSet {
     pub fn from_ranges(width: u32, ranges: impl IntoIterator<Item = Range<u32>>) -> Self {
         let mut set = Self::empty(width);
         for range in ranges {
-            for chunk in range.start..range.end.min(width) {
-                set.insert(chunk);
-            }
+            set.insert_range(range);
         }
         set
     }
@@ -72,6 +70,20 @@ impl ChunkSet {
         self.words[word] |= bit;
         self.len += 1;
         true
+    }
+
+    /// Puts a range in; what lies beyond the item is left out.
+    pub fn insert_range(&mut self, range: Range<u32>) {
+        let mut chunk = range.start;
+        let end = range.end.min(self.width);
+        while chunk < end {
+            let in_word = (WORD_BITS - chunk % WORD_BITS).min(end - chunk);
+            let bits = (u64::MAX >> (WORD_BITS - in_word)) << (chunk % WORD_BITS);
+            let word = &mut self.words[(chunk / WORD_BITS) as usize];
+            self.len += (bits & !*word).count_ones();
+            *word |= bits;
+            chunk += in_word;
+        }
     }
 
     /// Takes a chunk out; says whether it was there.
@@ -139,6 +151,11 @@ impl ChunkSet {
             }
         }
         ranges
+    }
+
+    /// The chunks from 64 × `index` on, the first in the lowest bit.
+    pub(crate) fn word(&self, index: usize) -> u64 {
+        self.words[index]
     }
 
     /// Bytes that the set has reserved beside itself.

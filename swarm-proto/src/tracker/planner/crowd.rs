@@ -214,6 +214,11 @@ impl Local {
         self.copies > 0
     }
 
+    /// Whether some box here holds a part.
+    pub(super) fn has_parts(&self) -> bool {
+        !self.parts.is_empty()
+    }
+
     /// Whether this chunk is on its way here.
     pub(super) fn is_arriving(&self, chunk: u32) -> bool {
         self.arriving.get(chunk as usize).is_some_and(|leases| *leases > 0)
@@ -279,6 +284,10 @@ impl Item {
             }
         };
         &mut self.locals[at].1
+    }
+
+    pub(super) fn locals(&self) -> impl Iterator<Item = &Local> {
+        self.locals.iter().map(|(_, local)| local)
     }
 
     pub(super) fn sites(&self) -> impl Iterator<Item = SiteNo> + '_ {

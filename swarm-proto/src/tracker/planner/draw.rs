@@ -108,7 +108,7 @@ impl Planner {
         }
         self.share_out(&draw);
         let covered = self.covered(&draw);
-        let wanting = !draw.missing.iter().all(|chunk| covered.contains(chunk));
+        let wanting = covered.len() < draw.missing.len();
         let it = self.crowd.item_mut(item);
         match wanting {
             true => it.wanting.insert(wish),
@@ -650,7 +650,8 @@ impl Planner {
             }
         };
         let it = self.crowd.item(draw.item);
-        let locals: Vec<&Local> = it.sites().filter_map(|site| it.local(site)).collect();
+        // Whoever holds everything makes no chunk rarer than another.
+        let locals: Vec<&Local> = it.locals().filter(|local| local.has_parts()).collect();
         let holders = |chunk: u32| locals.iter().map(|local| local.holders(chunk)).sum();
         let portions = portions::split(&senders, n_chunks, holders, order);
         for (lease, portions) in sharing.into_iter().zip(portions) {

@@ -11,6 +11,9 @@ use crate::peer::chunk_set::ChunkSet;
 /// Most sources among which chunks are split: one bit for each.
 pub(super) const MAX_SENDERS: usize = 64;
 
+/// A run this short is dealt out chunk by chunk.
+const DEALT_ONE_BY_ONE: u64 = 16;
+
 /// Most ranges of one source. Portions are hints, and a source that is through with them is asked for what it has.
 const MAX_RANGES: usize = 256;
 
@@ -53,7 +56,8 @@ pub(super) fn split(
     let mut load = vec![0_u64; senders.len()];
     for run in runs {
         let before = load.clone();
-        for _ in run.chunks.clone() {
+        let dealt = deal_most(senders, &mut load, &run);
+        for _ in dealt..run.chunks.end - run.chunks.start {
             let next = least_loaded(senders, &load, run.senders);
             load[next] += 1;
         }
@@ -70,18 +74,28 @@ pub(super) fn split(
 }
 
 fn runs_of(senders: &[Sender], n_chunks: u32, holders: impl Fn(u32) -> u32, order: Order) -> Vec<Run> {
-    let mut able = vec![0_u64; n_chunks as usize];
-    for (at, sender) in senders.iter().enumerate() {
-        for chunk in sender.chunks.iter() {
-            able[chunk as usize] |= 1 << at;
-        }
-    }
+    let able = |chunk: u32| {
+        let has = |at: &usize| senders[*at].chunks.contains(chunk);
+        (0..senders.len()).filter(has).fold(0_u64, |all, at| all | 1 << at)
+    };
     let cut_before = |chunk: u32| match order {
         Order::RarestFirst { from } => chunk == from,
         Order::Playing => true,
     };
     let mut runs: Vec<Run> = Vec::new();
-    for (chunk, senders) in (0..n_chunks).zip(able) {
+    // Most words of all sets are alike from end to end, so their chunks are looked at only once.
+    let is_even = |word: usize| senders.iter().all(|it| matches!(it.chunks.word(word), 0 | u64::MAX));
+    let mut even: Option<(usize, u64)> = None;
+    for chunk in 0..n_chunks {
+        let word = chunk as usize / 64;
+        let senders = match even {
+            Some((known, senders)) if known == word => senders,
+            _ => {
+                let senders = able(chunk);
+                even = is_even(word).then_some((word, senders));
+                senders
+            }
+        };
         if senders == 0 {
             continue;
         }
@@ -99,6 +113,30 @@ fn runs_of(senders: &[Sender], n_chunks: u32, holders: impl Fn(u32) -> u32, orde
         }
     }
     runs
+}
+
+/// Deals a long run out by rates at once; answers how many chunks of it. What rounding leaves is dealt one by one.
+fn deal_most(senders: &[Sender], load: &mut [u64], run: &Run) -> u32 {
+    let len = u64::from(run.chunks.end - run.chunks.start);
+    if len <= DEALT_ONE_BY_ONE {
+        return 0;
+    }
+    let able = || (0..senders.len()).filter(|at| run.senders & (1 << at) != 0);
+    let total: u64 = len + able().map(|at| load[at]).sum::<u64>();
+    let rates: u64 = able().map(|at| senders[at].rate_bytes_per_sec).sum::<u64>().max(1);
+    let lacks = |at: usize| {
+        let fair = u128::from(total) * u128::from(senders[at].rate_bytes_per_sec) / u128::from(rates);
+        u64::try_from(fair).unwrap_or(u64::MAX).saturating_sub(load[at])
+    };
+    let lacking: Vec<(usize, u64)> = able().map(|at| (at, lacks(at))).collect();
+    let sum: u64 = lacking.iter().map(|(_, lacks)| lacks).sum();
+    let mut dealt = 0;
+    for (at, lacks) in lacking {
+        let mine = lacks * len / sum.max(len);
+        load[at] += mine;
+        dealt += mine;
+    }
+    u32::try_from(dealt).expect("no more than the run has chunks")
 }
 
 /// Who of the able would be done first with one chunk more.
