@@ -147,7 +147,7 @@ fn measure(devices: usize, plans: usize) -> Figures {
                 planner.handle_alive(now, *id);
             }
         }
-        let missing = Vec::from([0..CHUNKS]);
+        let missing = std::iter::once(0..CHUNKS).collect();
         let wish = Wish { device: asker, item, n_chunks: CHUNKS, missing, class, rank: 0, until: None };
         let began = Instant::now();
         planner.handle_timeout(now);

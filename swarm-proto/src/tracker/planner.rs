@@ -750,7 +750,7 @@ impl Planner {
         let leases: Vec<Lease> = self.wishes[no as usize].leases.iter().map(|lease| self.lease(*lease)).collect();
         let waiting = leases.is_empty().then(|| self.why_waiting(now.mono, no));
         let asked = &mut self.wishes[no as usize];
-        asked.told = leases.iter().fold(1, |told, lease| digest(told, lease));
+        asked.told = leases.iter().fold(1, digest);
         let until = now.utc + self.config.lease;
         Plan {
             leases,

@@ -75,7 +75,7 @@ impl Held<'_> {
     /// The chunks as runs: ascending, not touching each other.
     pub fn runs(&self) -> Vec<Range<u32>> {
         match self {
-            Held::All(n_chunks) => Vec::from([0..*n_chunks]),
+            Held::All(n_chunks) => std::iter::once(0..*n_chunks).collect(),
             Held::Part(chunks) => chunks.ranges(),
         }
     }

@@ -104,7 +104,7 @@ impl Planner {
         };
         let members = self.crowd.members(item);
         let looked_at = members.iter().take(MAX_LOOKED_AT).copied().filter(|source| *source != slot);
-        let others = looked_at.filter(|source| !wish.is_some_and(|wish| self.lease_from(wish, *source).is_some()));
+        let others = looked_at.filter(|source| wish.is_none_or(|wish| self.lease_from(wish, *source).is_none()));
         let mut others: Vec<(WhyNot, DeviceId)> = others
             .map(|source| (self.why_not(now.mono, slot, &missing, wish, source, item), self.crowd.device(source).id))
             .collect();
