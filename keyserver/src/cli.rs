@@ -5,6 +5,7 @@
 
 mod audit;
 mod operator;
+mod recover;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -58,6 +59,8 @@ enum Command {
     /// Check, show or export the journal
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Find and mend damage in the journal of a stopped keyserver
+    Recover(recover::RecoverArgs),
     /// Set up a till
     #[command(subcommand)]
     Webhook(WebhookCommand),
@@ -67,6 +70,7 @@ enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Print a completion script for a shell
+    #[command(hide = true)]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
@@ -81,6 +85,9 @@ struct RunArgs {
     /// Believe the memberships of this tracker (trusted_trackers); may be given several times
     #[arg(long, value_name = "ID")]
     trust_tracker: Vec<ServerId>,
+    /// Go on although the journal ends before what was once here, as after restoring a backup
+    #[arg(long)]
+    accept_rollback: bool,
     /// Stop when the program that started this one is gone
     #[arg(long, hide = true)]
     exit_with_parent: bool,
@@ -118,6 +125,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
         Command::Order(command) => operator::order(&global, command).await,
         Command::Publisher(command) => operator::publisher(&global, command).await,
         Command::Audit(command) => audit::run(&global, command),
+        Command::Recover(args) => recover::run(&global, &args),
         Command::Webhook(WebhookCommand::Secret(SecretCommand::New)) => new_webhook_secret(&global),
         Command::Id => id(&global),
         Command::Config(command) => command.run::<Config>(&global.sources(), global.json, &mut std::io::stdout()),
@@ -141,7 +149,7 @@ async fn run_daemon(global: &Global, args: RunArgs) -> anyhow::Result<Exit> {
         shutdown.end_with_parent();
     }
     let announce = |ready: &server::Ready| command::say_ready(global.json, "keyserver", &ready.url, "/", &ready.id);
-    server::run(global.data_folder()?, &sources, shutdown, announce).await
+    server::run(global.data_folder()?, &sources, args.accept_rollback, shutdown, announce).await
 }
 
 #[derive(Serialize)]

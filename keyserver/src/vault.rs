@@ -5,7 +5,7 @@
 //! kept; without `master.key` no key that was deposited can ever be released, so it is never replaced while there is a
 //! journal. A content key leaves the vault only after it was held against its commitment. Nothing here has a `Debug`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
@@ -49,11 +49,22 @@ impl Keys {
             }
         };
         let (master, identity, deposit) = (key(MASTER)?, key(IDENTITY)?, key(DEPOSIT)?);
-        Ok(Keys {
-            signing: SigningKey::from_bytes(identity.as_slice()).expect("a key file has 32 bytes"),
-            deposit: HpkeSecret::from_bytes(deposit.as_slice()).expect("a key file has 32 bytes"),
-            vault: Vault::new(&master),
-        })
+        Ok(Keys::from_files(&master, &identity, &deposit))
+    }
+
+    /// The keys of a data folder that a keyserver may be running in.
+    pub fn of_existing(folder: &Path) -> Result<Keys, Failure> {
+        let key = |name: &str| secrets::read_key(&folder.join(name));
+        let (master, identity, deposit) = (key(MASTER)?, key(IDENTITY)?, key(DEPOSIT)?);
+        Ok(Keys::from_files(&master, &identity, &deposit))
+    }
+
+    fn from_files(master: &[u8; 32], identity: &[u8; 32], deposit: &[u8; 32]) -> Keys {
+        Keys {
+            signing: SigningKey::from_bytes(identity).expect("a key file has 32 bytes"),
+            deposit: HpkeSecret::from_bytes(deposit).expect("a key file has 32 bytes"),
+            vault: Vault::new(master),
+        }
     }
 
     /// The id of the keyserver that has these keys.
@@ -63,11 +74,11 @@ impl Keys {
 
     /// The header of a journal that belongs to these keys.
     pub fn header(&self) -> Header {
-        Header { server: self.server(), master_check: self.vault.check }
+        Header { server: self.server(), master_check: self.vault.check(), after: None }
     }
 
     /// Whether a journal belongs to these keys.
-    pub fn check_header(&self, folder: &DataFolder, found: &Header) -> Result<(), Failure> {
+    pub fn check_header(&self, folder: &Path, found: &Header) -> Result<(), Failure> {
         let name = match found {
             Header { master_check, .. } if *master_check != self.vault.check => MASTER,
             Header { server, .. } if *server != self.server() => IDENTITY,
@@ -75,7 +86,7 @@ impl Keys {
         };
         Err(Failure::new(Exit::Integrity, "E-VAULT-02", format!("{name} does not belong to the journal"))
             .why(format!("the journal was begun by keyserver {} with another {name}", found.server))
-            .hint(format!("put back the {name} that belongs to it, in {}", folder.path().display())))
+            .hint(format!("put back the {name} that belongs to it, in {}", folder.display())))
     }
 }
 
@@ -115,6 +126,11 @@ impl Vault {
             pass_key: derived("reelswarm v1 keyserver pass codes"),
             check: *derived("reelswarm v1 keyserver master key check"),
         }
+    }
+
+    /// Proves the master key without giving it away.
+    pub fn check(&self) -> [u8; 32] {
+        self.check
     }
 
     /// Seals the key of an item.
