@@ -26,8 +26,8 @@ use swarm_proto::catalog::{CatalogEntry, Kind, Media, Money, Offer, OfferKind, P
 use swarm_proto::geometry::Geometry;
 use swarm_proto::id::{AccountId, DeviceId, ItemId, OrderId, TitleId};
 use swarm_proto::keyserver::grants::Asker;
-use swarm_proto::keyserver::ledger::{self, Release, TillEvent, TillNews};
-use swarm_proto::keyserver::record::{EventId, IdempotencyKey};
+use swarm_proto::keyserver::ledger::{self, Ledger, Release, TillEvent, TillNews};
+use swarm_proto::keyserver::record::{EventId, IdempotencyKey, Record, SealedKey};
 use swarm_proto::limit::Limit;
 use swarm_proto::membership::DeviceKind;
 use swarm_proto::seal::{ContentKey, Released};
@@ -47,12 +47,16 @@ const RUNS: usize = 3;
 /// Bytes of a payment's record and a grant's together, with their frames.
 const RECORD_BYTES: usize = 250;
 
+/// Bytes around a record in a journal: length, check, hash.
+const FRAME_BYTES: usize = 40;
+
 struct Shop {
     books: Books,
     keys: Arc<Keys>,
     item: ItemId,
     hpke: HpkePublic,
     price: Money,
+    entry: CatalogEntry,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -69,6 +73,7 @@ async fn measure(on: &Path) -> anyhow::Result<()> {
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700))?;
     let shutdown = Shutdown::manual();
     let shop = open(&DataFolder::open(folder.path().join("data"))?, &shutdown).await?;
+    println!("{}", memory(&shop));
     let mut next = 0;
     for crowd in CROWDS {
         let purchases = PURCHASES.min(crowd * 256);
@@ -98,8 +103,45 @@ async fn measure(on: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What orders with a payment and a grant take in memory, and what they take in a journal.
+fn memory(shop: &Shop) -> serde_json::Value {
+    const ORDERS: usize = 100_000;
+    let mut ledger = Ledger::new(ledger::Config { max_orders: ORDERS, ..ledger::Config::default() });
+    let (begun, mut journal_bytes) = (resident_bytes(), 0);
+    let now = keyserver::clock::utc();
+    let mut write = |record: Option<Record>| {
+        let entry = keyserver::journal::Entry { at: now, record: record.expect("something has happened") };
+        journal_bytes += serde_json::to_vec(&entry).expect("records are JSON").len() + FRAME_BYTES;
+    };
+    let _ = ledger.admit_publisher(now, shop.entry.publisher, "Acme").expect("admitted");
+    let sealed = SealedKey::from_bytes([0; SealedKey::LEN]);
+    let _ = ledger.deposit(now, &shop.entry, sealed).expect("deposited");
+    for n in 0..ORDERS {
+        let (order, account) = (OrderId::from(bytes_of(n)), AccountId::from(bytes_of(n)));
+        let key = IdempotencyKey::new(&format!("purchase-number-{n:08}-of-this-account")).expect("a key");
+        write(ledger.create_order(now, account, key, shop.item, "rent", order).expect("ordered").record);
+        let event = event(shop, order, account);
+        write(ledger.handle_till(now, &event).expect("paid").record);
+        let asker = Asker { account, device: DeviceId::from_bytes([7; 32]), kind: DeviceKind::Box };
+        write(ledger.request_grant(now, &asker, order).expect("granted").record);
+    }
+    let resident = resident_bytes().saturating_sub(begun);
+    std::hint::black_box(&ledger);
+    serde_json::json!({
+        "bench": "memory of the ledger", "orders": ORDERS,
+        "memory_bytes_per_order": resident / ORDERS, "journal_bytes_per_order": journal_bytes / ORDERS,
+    })
+}
+
+/// Memory of this process that is in use.
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or_default();
+    pages * rustix::param::page_size()
+}
+
 async fn open(folder: &DataFolder, shutdown: &Shutdown) -> anyhow::Result<Shop> {
-    let keys = Arc::new(Keys::open(folder, false)?);
+    let keys = Arc::new(Keys::open(folder, false, &[])?);
     let shelf = Shelf::new(folder.path());
     Journal::create(&shelf.live(), keys.header())?;
     let (metrics, health) = (Metrics::new("bench", "0"), Health::new());
@@ -151,9 +193,9 @@ async fn open(folder: &DataFolder, shutdown: &Shutdown) -> anyhow::Result<Shop> 
         withdrawn: false,
     };
     let sealed = keys.vault.seal(&item, &key);
-    books.deposit(entry, sealed).await??;
+    books.deposit(entry.clone(), sealed).await??;
     let hpke = HpkeSecret::generate(&mut rng).public();
-    Ok(Shop { books, keys, item, hpke, price })
+    Ok(Shop { books, keys, item, hpke, price, entry })
 }
 
 /// Orders that wait for money, each of an account of its own.
@@ -203,6 +245,12 @@ async fn sell(
         latencies.append(&mut each?);
     }
     Ok((begun.elapsed(), latencies))
+}
+
+/// The word of a till that an order is paid.
+fn event(shop: &Shop, order: OrderId, account: AccountId) -> TillEvent {
+    let id = EventId::from_bytes(blake3::hash(&<[u8; 16]>::from(order)).into());
+    TillEvent { id, what: TillNews::Succeeded, order, account, amount: shop.price }
 }
 
 /// What the shop does with a release before it answers.

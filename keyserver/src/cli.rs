@@ -4,6 +4,7 @@
 //! token from there. `audit` and `webhook` work on the files, whether it runs or not.
 
 mod audit;
+mod key;
 mod operator;
 mod recover;
 
@@ -61,6 +62,9 @@ enum Command {
     Audit(audit::AuditCommand),
     /// Find and mend damage in the journal of a stopped keyserver
     Recover(recover::RecoverArgs),
+    /// Change keys
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Set up a till
     #[command(subcommand)]
     Webhook(WebhookCommand),
@@ -125,6 +129,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
         Command::Order(command) => operator::order(&global, command).await,
         Command::Publisher(command) => operator::publisher(&global, command).await,
         Command::Audit(command) => audit::run(&global, command),
+        Command::Key(command) => key::run(&global, command),
         Command::Recover(args) => recover::run(&global, &args),
         Command::Webhook(WebhookCommand::Secret(SecretCommand::New)) => new_webhook_secret(&global),
         Command::Id => id(&global),

@@ -36,6 +36,16 @@ pub struct Config {
     pub limits: Limits,
     /// How the journal is kept.
     pub journal: Journal,
+    /// Where the master key comes from.
+    pub vault: Vault,
+}
+
+/// Where the master key comes from.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Vault {
+    /// A program and its arguments that print the master key; empty for the file in the data folder.
+    pub master_command: Vec<String>,
 }
 
 /// How the journal is kept.
@@ -105,6 +115,7 @@ impl Default for Config {
             orders: Orders::default(),
             limits: Limits::default(),
             journal: Journal::default(),
+            vault: Vault::default(),
         }
     }
 }

@@ -427,18 +427,25 @@ impl Journal {
         self.settle()
     }
 
-    /// Closes the file as a volume and goes on in a new one, under the name of a server and its master key. After an
-    /// error the file goes on as it was.
+    /// Closes the file as a volume and goes on in a new one, under the name of a server and its master key. A file
+    /// without records becomes no volume: only its header changes. After an error the file goes on as it was.
     pub fn close_volume(&mut self, server: ServerId, master_check: [u8; 32]) -> io::Result<()> {
         self.settle()?;
-        let header = Header { server, master_check, after: Some(self.head) };
-        let first = self.header.after.map_or(0, |after| after.records) + 1;
+        let before = self.header.after.map_or(0, |after| after.records);
+        let is_empty = self.head.records == before;
+        let after = if is_empty { self.header.after } else { Some(self.head) };
+        let header = Header { server, master_check, after };
+        let bytes = header.to_bytes();
         let next = self.shelf.next();
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
-        file.write_all(&header.to_bytes())?;
+        file.write_all(&bytes)?;
         file.sync_all()?;
         crash::point("volume-begun");
-        self.shelf.close_live(first, self.head.records)?;
+        match is_empty {
+            true => self.shelf.replace_live()?,
+            false => self.shelf.close_live(before + 1, self.head.records)?,
+        }
+        self.head = after.unwrap_or(Head { records: 0, hash: *blake3::hash(&bytes).as_bytes() });
         self.medium = Box::new(file);
         (self.header, self.len, self.must_name) = (header, header.len(), true);
         self.settle()
@@ -734,6 +741,21 @@ mod tests {
         assert_eq!(after(&path), Some(8));
         let (journal, _) = open(&path, |_| Ok(())).expect("opens");
         assert_eq!(journal.head(), story.live.head, "writing goes on at the same end");
+    }
+
+    #[test]
+    fn a_file_without_records_is_no_volume() {
+        let (folder, path) = journal_of(0);
+        let (mut journal, _) = open(&path, |_| Ok(())).expect("opens");
+        let other = [3; 32];
+        for _ in 0..2 {
+            journal.close_volume(HEADER.server, other).expect("closed");
+        }
+        closed_after(&mut journal, 0..2);
+        journal.close_volume(HEADER.server, other).expect("closed");
+        journal.append(&[entry(2)]).expect("appended");
+        let story = Shelf::new(folder.path()).replay(|_| Ok(())).expect("whole");
+        assert_eq!((story.volumes, story.live.head, story.live.header.master_check), (1, journal.head(), other));
     }
 
     #[test]

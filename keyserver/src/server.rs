@@ -96,7 +96,7 @@ fn open(
             .why("this keyserver has run before, and a new journal would forget every order")
             .hint("put it back from a backup; to begin anew, take another data folder"));
     }
-    let keys = Arc::new(Keys::open(folder, has_journal)?);
+    let keys = Arc::new(Keys::open(folder, has_journal, &config.vault.master_command)?);
     if !has_journal {
         Journal::create(&path, keys.header())?;
     }

@@ -260,7 +260,7 @@ struct Taken {
 /// Takes a snapshot of the closed volumes now. The keyserver may run meanwhile.
 fn snapshot(global: &Global) -> anyhow::Result<Exit> {
     let folder = DataFolder::inspect(global.data_folder()?)?;
-    let keys = Keys::of_existing(folder.path())?;
+    let keys = Keys::of_existing(folder.path(), &global.settings()?.vault.master_command)?;
     let shelf = Shelf::new(folder.path());
     let taken = books::snapshot_of(&shelf, &Config::default().ledger(), &keys).map_err(|error| match error {
         TakeError::Io(error) => Failure::io("cannot write the snapshot", &error),

@@ -208,6 +208,11 @@ impl Shelf {
         Ok(())
     }
 
+    /// Puts the next file in place of the one that is written to, which has no records.
+    pub(super) fn replace_live(&self) -> io::Result<()> {
+        fs::rename(self.next(), self.live())
+    }
+
     /// Waits until the names in the data folder are on disk.
     pub(super) fn sync(&self) -> io::Result<()> {
         sync(&self.folder)

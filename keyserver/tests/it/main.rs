@@ -5,6 +5,7 @@ mod crash_points;
 mod crashes;
 mod history;
 mod honesty;
+mod keys;
 mod operator;
 mod process;
 mod rights;

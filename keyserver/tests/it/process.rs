@@ -101,6 +101,13 @@ impl Home {
         command.args(args).arg("--json").arg("--data").arg(self.data()).output().expect("the keyserver is built")
     }
 
+    /// Runs one command that cuts its own power at a place of `src/crash.rs`.
+    pub(crate) fn command_to_crash_at(&self, place: &str, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keyserver"));
+        command.args(args).arg("--json").arg("--data").arg(self.data()).env("CRASH_AT", place);
+        command.output().expect("the keyserver is built")
+    }
+
     /// Runs one command that has to succeed, and reads its answer.
     pub(crate) fn ask(&self, args: &[&str]) -> Value {
         let output = self.command(args);

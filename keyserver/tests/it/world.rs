@@ -154,6 +154,18 @@ impl World {
         Ok(deposits.deposit_key(request).await?.into_inner().already)
     }
 
+    /// Deposits a key that was wrapped to whatever key.
+    pub(crate) async fn deposit_wrapped(
+        &self,
+        keyserver: &Process,
+        entry: &CatalogEntry,
+        key: wrap::Wrapped,
+    ) -> Result<bool, Status> {
+        let signed: common::Signed = Signed::sign(&self.publisher, entry).expect("signed").into();
+        let request = pb::DepositKeyRequest { entry: Some(signed), key: Some(key.into()) };
+        Ok(DepositsClient::new(keyserver.channel().await).deposit_key(request).await?.into_inner().already)
+    }
+
     /// A new household with one box.
     pub(crate) fn household(&self) -> Device {
         self.device_of(AccountId::generate(&mut rng()), DeviceKind::Box)
