@@ -588,10 +588,21 @@ impl Keeper {
             return;
         }
         let (shelf, config, keys) = (self.journal.shelf().clone(), self.config.clone(), Arc::clone(&self.keys));
-        let take = move || match snapshot_of(&shelf, &config, &keys) {
-            Ok(Some((records, kept))) => tracing::info!(records, kept, "snapshot taken"),
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "no snapshot was taken; a start reads more of the journal"),
+        let take = move || {
+            let mut taken = 0;
+            // Volumes that are closed meanwhile are its business too.
+            while shelf.volumes().is_ok_and(|volumes| volumes.last().is_some_and(|volume| volume.last > taken)) {
+                match snapshot_of(&shelf, &config, &keys) {
+                    Ok(Some((records, kept))) => {
+                        tracing::info!(records, kept, "snapshot taken");
+                        taken = records;
+                    }
+                    Ok(None) => return,
+                    Err(error) => {
+                        return tracing::warn!(%error, "no snapshot was taken; a start reads more of the journal");
+                    }
+                }
+            }
         };
         match std::thread::Builder::new().name("snapshot".to_owned()).spawn(take) {
             Ok(thread) => self.snapshot = Some(thread),

@@ -242,6 +242,12 @@ impl Auditor {
         let Some((path, hash)) = self.snapshots.get(&link.number).zip(link.hash) else { return Ok(()) };
         let mut of_snapshot = Ledger::new(Config::default().ledger());
         let statement = snapshot::read(path, |link| books::apply(&mut of_snapshot, &link));
+        // A running keyserver drops old ones.
+        if let Err(ReadError::Io(error)) = &statement
+            && error.kind() == io::ErrorKind::NotFound
+        {
+            return Ok(());
+        }
         let statement = statement.map_err(|error| format!("the snapshot {} is not whole: {error}", path.display()))?;
         if statement.stands_for.hash != hash || of_snapshot != self.ledger {
             return Err(format!("the snapshot {} says something else than the records up to here", path.display()));
