@@ -26,8 +26,7 @@ use crate::{secret, server, vault};
 const EXAMPLES: &str = "\
 Examples:
   keyserver run --trust-tracker 4f1c…         sell keys to that tracker's devices
-  keyserver pass create --credits 10 --valid 90d
-  keyserver audit verify                      check the journal's chain";
+  keyserver pass create --credits 10 --valid 90d";
 
 const TEMPLATE: &str =
     "{about}\n\n{before-help}{usage-heading} {usage}\n\nCommands:\n{subcommands}\n\nOptions:\n{options}";

@@ -56,7 +56,7 @@ impl Home {
     pub(crate) fn start_traced(&self, calls: &str, to: &Path) -> Option<Process> {
         let to = to.to_str().expect("text");
         // Strace steps behind the keyserver, so that signals meet the right one.
-        let tracer = ["strace", "-D", "-f", "-y", "-xx", "-s", "65536", "-e", calls, "-o", to];
+        let tracer = ["strace", "-D", "-f", "-yy", "-xx", "-s", "65536", "-e", calls, "-o", to];
         self.launch(&tracer, &[], &[]).ok()
     }
 
