@@ -30,6 +30,8 @@ if [ "$quick" = no ]; then
   need b3sum b3sum               # the item file on disk must hash to its id for a stranger's tool
   need chromium chromium         # plays the film in a real <video>
   need chromedriver chromium-driver
+  need strace strace             # sees that replies leave only after the journal is on the disk
+  need faketime faketime         # sets a keyserver's clock back
   if [ ${#missing[@]} -gt 0 ]; then
     as_root=()
     [ "$(id -u)" = 0 ] || as_root=(sudo -n)

@@ -2,3 +2,6 @@
 //!
 //! `cargo bench -p benches --bench formats` measures sealing, opening and verifying beside the bare cipher and the bare
 //! hash, in one go, so that what counts is a ratio and not the machine.
+//!
+//! `cargo bench -p benches --bench keyserver` measures how many purchases a second become keys, beside what the same
+//! disk gives for bare batches of writes.

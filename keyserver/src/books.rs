@@ -4,10 +4,13 @@
 //! one wait for the disk, and only then lets the answers go: nobody sees what is not durable. When the journal cannot
 //! be written, everything decided on since is forgotten by replaying the journal, whoever asked is told so, and until
 //! the disk takes records again, only questions that write nothing are answered.
+//!
+//! When the file that is written to has grown to its size, it is closed as a volume, and a thread of its own takes a
+//! snapshot of what is closed, while this one goes on.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use daemon::health::Check;
@@ -19,15 +22,19 @@ use swarm_proto::id::{AccountId, ItemId, OrderId, PublisherId, RefundId};
 use swarm_proto::keyserver::grants::{Asker, GrantRefusal};
 use swarm_proto::keyserver::ledger::{Answer, Config, Ledger, Refunding, Release, TillEvent, Totals};
 use swarm_proto::keyserver::orders::{Order, OrderState};
-use swarm_proto::keyserver::record::{IdempotencyKey, PassId, SealedKey};
+use swarm_proto::keyserver::record::{ChainHash, IdempotencyKey, PassId, SealedKey};
 use swarm_proto::keyserver::refusals::{
     AdmitRefusal, DepositRefusal, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, RefundRefusal, TillRefusal,
 };
 use swarm_proto::time::Utc;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::clock;
-use crate::journal::{self, Entry, Head, Header, Journal, Link, ReadError, Survey};
+use crate::anchor::{self, Anchor};
+use crate::journal::shelf::{Shelf, Story, Unreadable};
+use crate::journal::snapshot::{self, Statement};
+use crate::journal::{self, Entry, Head, Journal, Link};
+use crate::vault::Keys;
+use crate::{clock, crash};
 
 /// Requests that wait for the books. The port lets 512 requests in at a time; this is never the bottleneck.
 const QUEUE: usize = 512;
@@ -38,7 +45,7 @@ const MAX_BATCH: usize = 256;
 /// How long after the disk refused a record it is tried again.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// A clock this far behind the last record is worth a warning: grants would be judged by the wrong time.
+/// A clock this far behind the last record is worth an alarm: grants would be judged by the wrong time.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
 
 /// Most orders on one page of a list.
@@ -134,10 +141,40 @@ impl From<Closed> for Failure {
     }
 }
 
+/// What the books are kept in, and by which rules.
+pub struct Setting {
+    /// Where the journal stands; there has to be one.
+    pub shelf: Shelf,
+    /// The limits of the ledger.
+    pub config: Config,
+    /// A volume is closed when it has grown to so many bytes.
+    pub volume_bytes: u64,
+    /// Unpaid orders are forgotten when a volume is closed so long after they expired.
+    pub forget_unpaid_after: Duration,
+    /// Whose journal it has to be; signs snapshots.
+    pub keys: Arc<Keys>,
+    /// The longest journal that was ever seen here.
+    pub anchor: Option<Anchor>,
+    /// Whether to go on although the journal has lost its end.
+    pub accept_rollback: bool,
+}
+
+/// How the books stand, for those who watch: on the health page and in the metrics.
+pub struct Watched {
+    /// What is counted.
+    pub counters: Counters,
+    /// Whether records can be written.
+    pub journal: Check,
+    /// Whether the clock agrees with the journal.
+    pub clock: Check,
+}
+
 /// Asks the keeper. Clones ask the same.
 #[derive(Debug, Clone)]
 pub struct Books {
     requests: mpsc::Sender<Request>,
+    /// The end of the chain that is on disk.
+    head: watch::Receiver<Head>,
     /// Why nothing can be written at the moment.
     stuck: watch::Receiver<Option<Arc<str>>>,
 }
@@ -155,27 +192,58 @@ enum Request {
 }
 
 impl Books {
-    /// Replays the journal at `path`, which has to exist and to belong to whom `owned` says, and starts the keeper.
-    pub fn open(
-        path: &Path,
-        config: Config,
-        owned: impl FnOnce(&Header) -> Result<(), Failure>,
-        counters: Counters,
-        check: Check,
-        shutdown: &Shutdown,
-    ) -> Result<Books, Failure> {
+    /// Replays the journal, which has to belong to the keys and to be as long as it ever was, and starts the keeper.
+    pub fn open(setting: Setting, watched: Watched, shutdown: &Shutdown) -> Result<Books, Failure> {
         let begun = Instant::now();
-        let (ledger, journal, survey) =
-            replay(path, &config).map_err(|error| journal::failure_of_read(path, &error))?;
-        owned(&survey.header)?;
-        tracing::info!(records = survey.head.records, elapsed = ?begun.elapsed(), "journal replayed");
-        check.ok();
+        let Setting { shelf, config, volume_bytes, forget_unpaid_after, keys, anchor, accept_rollback } = setting;
+        let unreadable = |error: Unreadable| journal::failure_of_read(&error.path, &error.error);
+        let replayed = replay(&shelf, &config, anchor.as_ref()).map_err(unreadable)?;
+        let Replayed { ledger, journal, story, last, at_anchor } = replayed;
+        keys.check_header(shelf.folder(), &story.live.header)?;
+        let lost = anchor::check(anchor.as_ref(), keys.server(), &story.live.head, last, at_anchor.as_ref());
+        let accepted = match lost {
+            Err(failure) if !accept_rollback => return Err(failure),
+            Err(failure) => {
+                tracing::warn!(reason = %failure, "going on with a journal that has lost its end");
+                anchor.map(|anchor| anchor.head)
+            }
+            Ok(()) => None,
+        };
+        let (records, elapsed) = (story.live.head.records, begun.elapsed());
+        tracing::info!(
+            records,
+            volumes = story.volumes,
+            snapshot = story.snapshot.is_some(),
+            ?elapsed,
+            "journal replayed"
+        );
+        watched.journal.ok();
         let (requests, queue) = mpsc::channel(QUEUE);
         let (stuck, stuck_now) = watch::channel(None);
-        let keeper = Keeper { ledger, journal, config, counters, check, stuck, stuck_since: None };
+        let (head, head_now) = watch::channel(story.live.head);
+        let Watched { counters, journal: check, clock } = watched;
+        let close_at = volume_bytes;
+        let keeper = Keeper {
+            ledger,
+            journal,
+            config,
+            keys,
+            volume_bytes,
+            forget_unpaid_after,
+            close_at,
+            counters,
+            check,
+            clock,
+            last,
+            stuck,
+            stuck_since: None,
+            head,
+            snapshot: None,
+        };
+        keeper.watch_clock(clock::utc());
         let shutdown = shutdown.clone();
         let keep = move || {
-            if let Err(error) = keeper.keep(queue) {
+            if let Err(error) = keeper.keep(queue, accepted, story.volumes > 0) {
                 tracing::error!(%error, "the books cannot be kept; stopping");
                 shutdown.trigger(Exit::Integrity);
             }
@@ -184,7 +252,12 @@ impl Books {
             .name("books".to_owned())
             .spawn(keep)
             .map_err(|error| Failure::io("cannot start the thread that keeps the books", &error))?;
-        Ok(Books { requests, stuck: stuck_now })
+        Ok(Books { requests, head: head_now, stuck: stuck_now })
+    }
+
+    /// The end of the chain that is on disk, as it moves.
+    pub fn head(&self) -> watch::Receiver<Head> {
+        self.head.clone()
     }
 
     /// Lets a publisher deposit keys; true when it was admitted before.
@@ -368,15 +441,39 @@ struct Keeper {
     ledger: Ledger,
     journal: Journal,
     config: Config,
+    keys: Arc<Keys>,
+    volume_bytes: u64,
+    forget_unpaid_after: Duration,
+    /// At which length the file is to be closed as a volume.
+    close_at: u64,
     counters: Counters,
     check: Check,
+    clock: Check,
+    /// When the last record was written.
+    last: Utc,
     stuck: watch::Sender<Option<Arc<str>>>,
     stuck_since: Option<Instant>,
+    head: watch::Sender<Head>,
+    /// Takes the latest snapshot.
+    snapshot: Option<JoinHandle<()>>,
 }
 
 impl Keeper {
-    /// Answers until nobody can ask any more.
-    fn keep(mut self, mut queue: mpsc::Receiver<Request>) -> Result<(), ReadError> {
+    /// Answers until nobody can ask any more. Begins by noting what was accepted, and with the snapshot that is due.
+    fn keep(
+        mut self,
+        mut queue: mpsc::Receiver<Request>,
+        accepted: Option<Head>,
+        snapshot_is_due: bool,
+    ) -> Result<(), Unreadable> {
+        if let Some(Head { records, hash }) = accepted {
+            self.handle(vec![note_of(move |ledger, now| {
+                ledger.accept_rollback(now, records, ChainHash::from_bytes(hash))
+            })])?;
+        }
+        if snapshot_is_due {
+            self.take_snapshot();
+        }
         while let Some(first) = queue.blocking_recv() {
             let mut batch = vec![first];
             while batch.len() < MAX_BATCH
@@ -385,13 +482,17 @@ impl Keeper {
                 batch.push(next);
             }
             self.handle(batch)?;
+            if self.journal.bytes() >= self.close_at && self.stuck_since.is_none() {
+                self.close_volume()?;
+            }
         }
         Ok(())
     }
 
-    fn handle(&mut self, batch: Vec<Request>) -> Result<(), ReadError> {
+    fn handle(&mut self, batch: Vec<Request>) -> Result<(), Unreadable> {
         let may_write = self.may_write();
         let now = clock::utc();
+        self.watch_clock(now);
         let (mut entries, mut answers) = (Vec::new(), Vec::with_capacity(batch.len()));
         for request in batch {
             match request {
@@ -413,7 +514,11 @@ impl Keeper {
 
     fn write(&mut self, entries: &[Entry]) -> io::Result<()> {
         let begun = Instant::now();
+        crash::point_of_records(entries, "decided");
         self.journal.append(entries)?;
+        crash::point_of_records(entries, "durable");
+        self.head.send_replace(self.journal.head());
+        self.last = entries.last().map_or(self.last, |entry| entry.at);
         self.counters.sync_seconds.observe(begun.elapsed().as_secs_f64());
         self.counters.records.inc_by(entries.len() as u64);
         Ok(())
@@ -450,27 +555,118 @@ impl Keeper {
     }
 
     /// What the ledger has decided since is not on disk: it has not happened.
-    fn forget_what_was_not_written(&mut self) -> Result<(), ReadError> {
+    fn forget_what_was_not_written(&mut self) -> Result<(), Unreadable> {
         let mut ledger = Ledger::new(self.config.clone());
         self.journal.replay(|link| apply(&mut ledger, &link))?;
         self.ledger = ledger;
         Ok(())
     }
+
+    /// Forgets what nobody asks for any more, closes the file as a volume and has a snapshot taken of it.
+    fn close_volume(&mut self) -> Result<(), Unreadable> {
+        let after = self.forget_unpaid_after;
+        self.handle(vec![note_of(move |ledger, now| ledger.forget_unpaid(now, after))])?;
+        if self.stuck_since.is_some() {
+            return Ok(());
+        }
+        match self.journal.close_volume(self.keys.server(), self.keys.vault.check()) {
+            Ok(()) => {
+                self.close_at = self.volume_bytes;
+                self.take_snapshot();
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the volume cannot be closed yet; the journal goes on in it");
+                self.close_at = self.journal.bytes().saturating_add(self.volume_bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a snapshot of what is closed, unless one is being taken; the next closing makes up for it.
+    fn take_snapshot(&mut self) {
+        if self.snapshot.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
+        let (shelf, config, keys) = (self.journal.shelf().clone(), self.config.clone(), Arc::clone(&self.keys));
+        let take = move || {
+            let mut taken = 0;
+            // Volumes that are closed meanwhile are its business too.
+            while shelf.volumes().is_ok_and(|volumes| volumes.last().is_some_and(|volume| volume.last > taken)) {
+                match snapshot_of(&shelf, &config, &keys) {
+                    Ok(Some((records, kept))) => {
+                        tracing::info!(records, kept, "snapshot taken");
+                        taken = records;
+                    }
+                    Ok(None) => return,
+                    Err(error) => {
+                        return tracing::warn!(%error, "no snapshot was taken; a start reads more of the journal");
+                    }
+                }
+            }
+        };
+        match std::thread::Builder::new().name("snapshot".to_owned()).spawn(take) {
+            Ok(thread) => self.snapshot = Some(thread),
+            Err(error) => tracing::warn!(%error, "no snapshot was taken; a start reads more of the journal"),
+        }
+    }
+
+    /// Raises the alarm while the clock is behind what was written by it.
+    fn watch_clock(&self, now: Utc) {
+        match self.last.since(now) {
+            behind if behind > CLOCK_TOLERANCE => {
+                let seconds = behind.as_secs();
+                self.clock.failing(format!("time differs from the last record by {seconds} s: the clock is behind"));
+            }
+            _ => self.clock.ok(),
+        }
+    }
+}
+
+/// A decision of the keeper's own: nobody waits for an answer.
+fn note_of<T>(command: impl FnOnce(&mut Ledger, Utc) -> Answer<T> + Send + 'static) -> Request {
+    Request::Decide(Box::new(move |ledger, now, entries| {
+        entries.extend(command(ledger, now).record.map(|record| Entry { at: now, record }));
+        Box::new(|| ())
+    }))
+}
+
+/// Takes a snapshot of all closed volumes: how many records it stands for, and how many of them it keeps.
+pub fn snapshot_of(shelf: &Shelf, config: &Config, keys: &Keys) -> Result<Option<(u64, u64)>, snapshot::TakeError> {
+    let Some(upto) = shelf.volumes()?.last().map(|volume| volume.last) else { return Ok(None) };
+    let statement = |stands_for| Statement {
+        server: keys.server(),
+        master_check: keys.vault.check(),
+        stands_for,
+        taken: clock::utc(),
+    };
+    let sign = |end: &[u8; 32]| keys.signing.sign_bytes(snapshot::CONTEXT, end);
+    let taken = snapshot::take(shelf, config, statement, &sign, upto)?;
+    Ok(taken.map(|(_, kept)| (upto, kept)))
+}
+
+/// What the journal gave.
+struct Replayed {
+    ledger: Ledger,
+    journal: Journal,
+    story: Story,
+    /// When the last record was written.
+    last: Utc,
+    /// The hash of the record that the anchor names.
+    at_anchor: Option<[u8; 32]>,
 }
 
 /// Builds the ledger from the journal.
-fn replay(path: &Path, config: &Config) -> Result<(Ledger, Journal, Survey), ReadError> {
+fn replay(shelf: &Shelf, config: &Config, anchor: Option<&Anchor>) -> Result<Replayed, Unreadable> {
     let mut ledger = Ledger::new(config.clone());
-    let mut last = Utc::EPOCH;
-    let (journal, survey) = Journal::open(path, |link| {
-        last = link.entry.at;
+    let (mut last, mut at_anchor) = (Utc::EPOCH, None);
+    let (journal, story) = Journal::open(shelf, |link| {
+        last = last.max(link.entry.at);
+        if anchor.is_some_and(|anchor| anchor.head.records == link.number) {
+            at_anchor = link.hash;
+        }
         apply(&mut ledger, &link)
     })?;
-    let now = clock::utc();
-    if now + CLOCK_TOLERANCE < last {
-        tracing::warn!(%now, last_record = %last, "the clock is behind the journal; keys would leave by the wrong time");
-    }
-    Ok((ledger, journal, survey))
+    Ok(Replayed { ledger, journal, story, last, at_anchor })
 }
 
 /// Holds one record against those before it.

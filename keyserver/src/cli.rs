@@ -4,7 +4,9 @@
 //! token from there. `audit` and `webhook` work on the files, whether it runs or not.
 
 mod audit;
+mod key;
 mod operator;
+mod recover;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -24,8 +26,7 @@ use crate::{secret, server, vault};
 const EXAMPLES: &str = "\
 Examples:
   keyserver run --trust-tracker 4f1c…         sell keys to that tracker's devices
-  keyserver pass create --credits 10 --valid 90d
-  keyserver audit verify                      check the journal's chain";
+  keyserver pass create --credits 10 --valid 90d";
 
 const TEMPLATE: &str =
     "{about}\n\n{before-help}{usage-heading} {usage}\n\nCommands:\n{subcommands}\n\nOptions:\n{options}";
@@ -58,6 +59,11 @@ enum Command {
     /// Check, show or export the journal
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Find and mend damage in the journal of a stopped keyserver
+    Recover(recover::RecoverArgs),
+    /// Change keys
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Set up a till
     #[command(subcommand)]
     Webhook(WebhookCommand),
@@ -67,6 +73,7 @@ enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Print a completion script for a shell
+    #[command(hide = true)]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
@@ -81,6 +88,9 @@ struct RunArgs {
     /// Believe the memberships of this tracker (trusted_trackers); may be given several times
     #[arg(long, value_name = "ID")]
     trust_tracker: Vec<ServerId>,
+    /// Go on although the journal ends before what was once here, as after restoring a backup
+    #[arg(long)]
+    accept_rollback: bool,
     /// Stop when the program that started this one is gone
     #[arg(long, hide = true)]
     exit_with_parent: bool,
@@ -118,6 +128,8 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
         Command::Order(command) => operator::order(&global, command).await,
         Command::Publisher(command) => operator::publisher(&global, command).await,
         Command::Audit(command) => audit::run(&global, command),
+        Command::Key(command) => key::run(&global, command),
+        Command::Recover(args) => recover::run(&global, &args),
         Command::Webhook(WebhookCommand::Secret(SecretCommand::New)) => new_webhook_secret(&global),
         Command::Id => id(&global),
         Command::Config(command) => command.run::<Config>(&global.sources(), global.json, &mut std::io::stdout()),
@@ -141,7 +153,7 @@ async fn run_daemon(global: &Global, args: RunArgs) -> anyhow::Result<Exit> {
         shutdown.end_with_parent();
     }
     let announce = |ready: &server::Ready| command::say_ready(global.json, "keyserver", &ready.url, "/", &ready.id);
-    server::run(global.data_folder()?, &sources, shutdown, announce).await
+    server::run(global.data_folder()?, &sources, args.accept_rollback, shutdown, announce).await
 }
 
 #[derive(Serialize)]

@@ -9,6 +9,12 @@ use swarm_proto::keyserver::ledger;
 /// The port a keyserver listens on unless it is told otherwise.
 const PORT: u16 = 7002;
 
+/// Smallest and largest volume: a deposit has to fit, and reading one again has to take seconds.
+const VOLUME: std::ops::RangeInclusive<u64> = 16 << 10..=4 << 30;
+
+/// What came of an idempotency key is known for at least so long.
+const MIN_REMEMBERED: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 60 * 60);
+
 /// Most trackers whose memberships are believed: each is compared with at every call.
 const MAX_TRACKERS: usize = 64;
 
@@ -28,6 +34,28 @@ pub struct Config {
     pub orders: Orders,
     /// How much is kept.
     pub limits: Limits,
+    /// How the journal is kept.
+    pub journal: Journal,
+    /// Where the master key comes from.
+    pub vault: Vault,
+}
+
+/// Where the master key comes from.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Vault {
+    /// A program and its arguments that print the master key; empty for the file in the data folder.
+    pub master_command: Vec<String>,
+}
+
+/// How the journal is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Journal {
+    /// A volume is closed, and a snapshot taken, when it has grown to this size.
+    pub volume: units::ByteSize,
+    /// Unpaid orders are forgotten when a volume is closed this long after they expired.
+    pub forget_unpaid_after: units::Duration,
 }
 
 /// What an order may do.
@@ -42,7 +70,7 @@ pub struct Orders {
     pub open_per_account: usize,
 }
 
-/// How much is kept, ever: all of it is in memory.
+/// How much is kept: all of it is in memory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -86,7 +114,15 @@ impl Default for Config {
             server: serve::Config::on_loopback(PORT),
             orders: Orders::default(),
             limits: Limits::default(),
+            journal: Journal::default(),
+            vault: Vault::default(),
         }
+    }
+}
+
+impl Default for Journal {
+    fn default() -> Journal {
+        Journal { volume: units::ByteSize(64 << 20), forget_unpaid_after: units::Duration(MIN_REMEMBERED) }
     }
 }
 
@@ -141,6 +177,13 @@ impl Settings for Config {
         }
         if self.orders.open_for.get().is_zero() {
             return Err(Invalid::new("orders.open_for", "every order would expire at once", "for example \"24h\""));
+        }
+        if !VOLUME.contains(&self.journal.volume.0) {
+            return Err(Invalid::new("journal.volume", "no journal can be kept in such volumes", "16 KiB to 4 GiB"));
+        }
+        if self.journal.forget_unpaid_after.get() < MIN_REMEMBERED {
+            let why = "clients may ask again under an idempotency key for 30 days";
+            return Err(Invalid::new("journal.forget_unpaid_after", why, "at least \"30days\""));
         }
         Ok(())
     }

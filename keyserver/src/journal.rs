@@ -1,22 +1,29 @@
-//! The journal: an append-only file in which every record stands in a chain of hashes.
+//! The journal: append-only files in which every record stands in one chain of hashes.
 //!
 //! ```text
 //! file   = header ‖ frame*
-//! header = "RSJOURNL" ‖ version u32 ‖ server id (32) ‖ check of the master key (32) ‖ first 4 bytes of BLAKE3 of these
+//! header = "RSJOURNL" ‖ version u32 ‖ server id (32) ‖ check of the master key (32) ‖ before ‖ check of all that (4)
+//! before = nothing in version 1; in version 2, records before (u64) ‖ hash of the last of them (32)
 //! frame  = length u32 ‖ check (4) ‖ payload ‖ hash (32)
-//! hash   = BLAKE3(previous hash ‖ length ‖ payload); before the first frame, BLAKE3(header)
-//! check  = the first four bytes of BLAKE3(previous hash ‖ length)
+//! hash   = BLAKE3(previous hash ‖ length ‖ payload); before the first frame of all, BLAKE3(header)
+//! check  = the first four bytes of BLAKE3(previous hash ‖ length), in a header of BLAKE3(header)
 //! ```
 //!
-//! Integers are big-endian, the payload is an [`Entry`] in JSON. What [`Journal::append`] has returned `Ok` for is on
-//! disk. A file that merely ends early, as after a power cut, loses the one frame that was never acknowledged; anything
-//! else that does not fit is damage, named by its place, and nothing is read past it. The check of the length keeps a
-//! damaged length from passing for an early end.
+//! Integers are big-endian, the payload is an [`Entry`] in JSON. The file that is written to is closed from time to
+//! time and becomes a *volume*; the next one goes on with the same chain, so that cutting it in volumes changes no hash
+//! ([`shelf`] knows where they stand, [`snapshot`] what replaces the old ones at a start). What [`Journal::append`] has
+//! returned `Ok` for is on disk. A file that merely ends early, as after a power cut, loses the one frame that was never
+//! acknowledged; anything else that does not fit is damage, named by its place, and nothing is read past it. The check
+//! of the length keeps a damaged length from passing for an early end.
+
+pub mod repair;
+pub mod shelf;
+pub mod snapshot;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 
 use daemon::{Exit, Failure, secrets};
 use serde::{Deserialize, Serialize};
@@ -24,12 +31,19 @@ use swarm_proto::id::ServerId;
 use swarm_proto::keyserver::record::Record;
 use swarm_proto::time::Utc;
 
+use self::shelf::{Shelf, Story};
+use crate::crash;
+
 /// The name of the journal in a data folder.
 pub const FILE: &str = "journal";
 
 const MAGIC: [u8; 8] = *b"RSJOURNL";
-const VERSION: u32 = 1;
-const HEADER_LEN: usize = 8 + 4 + 32 + 32 + CHECK_LEN;
+/// The version of a journal's first volume.
+const FIRST: u32 = 1;
+/// The version of a volume that goes on where another ended.
+const GOES_ON: u32 = 2;
+const FIRST_LEN: usize = 8 + 4 + 32 + 32 + CHECK_LEN;
+const GOES_ON_LEN: usize = FIRST_LEN + 8 + HASH_LEN;
 const CHECK_LEN: usize = 4;
 const FRAME_HEAD_LEN: usize = 4 + CHECK_LEN;
 const HASH_LEN: usize = 32;
@@ -53,51 +67,76 @@ pub struct Entry {
     pub record: Record,
 }
 
-/// Whose journal a file is.
+/// Whose journal a file is, and what comes before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// The keyserver that wrote it.
     pub server: ServerId,
     /// Proves the master key that its secrets are sealed and hashed with, without giving it away.
     pub master_check: [u8; 32],
+    /// The end of the volume before; none before the first.
+    pub after: Option<Head>,
 }
 
 impl Header {
-    fn to_bytes(self) -> [u8; HEADER_LEN] {
-        let mut bytes = [0; HEADER_LEN];
-        bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..12].copy_from_slice(&VERSION.to_be_bytes());
-        bytes[12..44].copy_from_slice(self.server.as_bytes());
-        bytes[44..76].copy_from_slice(&self.master_check);
-        let check = header_check(&bytes);
-        bytes[76..].copy_from_slice(&check);
+    fn to_bytes(self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(GOES_ON_LEN);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&self.after.map_or(FIRST, |_| GOES_ON).to_be_bytes());
+        bytes.extend_from_slice(self.server.as_bytes());
+        bytes.extend_from_slice(&self.master_check);
+        if let Some(after) = self.after {
+            bytes.extend_from_slice(&after.records.to_be_bytes());
+            bytes.extend_from_slice(&after.hash);
+        }
+        let check: [u8; CHECK_LEN] = first_bytes(blake3::hash(&bytes).as_bytes());
+        bytes.extend_from_slice(&check);
         bytes
     }
 
-    fn from_bytes(bytes: &[u8; HEADER_LEN]) -> Result<Header, Damage> {
-        let damage = |why: String| Damage { offset: 0, why };
-        let (magic, rest) = bytes.split_at(8);
-        let (version, rest) = rest.split_at(4);
-        let (server, rest) = rest.split_at(32);
-        let (master_check, check) = rest.split_at(32);
-        if magic != MAGIC {
-            return Err(damage("the file does not begin as a journal does".to_owned()));
+    /// Reads the header of a file of this length; also gives where the chain goes on.
+    fn read(file: &mut impl Read, file_len: u64) -> Result<(Header, Head), ReadError> {
+        let damage = |why: &str| ReadError::Damaged(Damage { offset: 0, why: why.to_owned() });
+        let too_short = || damage("the file is shorter than the header of a journal");
+        if file_len < FIRST_LEN as u64 {
+            return Err(too_short());
         }
-        match u32::from_be_bytes(version.try_into().expect("four bytes")) {
-            VERSION => {}
+        let mut bytes = vec![0; FIRST_LEN];
+        file.read_exact(&mut bytes)?;
+        if bytes[..8] != MAGIC {
+            return Err(damage("the file does not begin as a journal does"));
+        }
+        let version = u32::from_be_bytes(*bytes[8..].first_chunk().expect("long enough"));
+        match version {
+            FIRST => {}
+            GOES_ON if file_len < GOES_ON_LEN as u64 => return Err(too_short()),
+            GOES_ON => {
+                bytes.resize(GOES_ON_LEN, 0);
+                file.read_exact(&mut bytes[FIRST_LEN..])?;
+            }
             other => {
-                return Err(damage(format!(
-                    "it is a journal of version {other}, this program reads version {VERSION}"
-                )));
+                let why = format!("it is a journal of version {other}, this program reads up to version {GOES_ON}");
+                return Err(damage(&why));
             }
         }
-        if check != header_check(bytes) {
-            return Err(damage("the header does not fit its check".to_owned()));
+        let (said, check) = bytes.split_at(bytes.len() - CHECK_LEN);
+        if check != first_bytes(blake3::hash(said).as_bytes()) {
+            return Err(damage("the header does not fit its check"));
         }
-        Ok(Header {
-            server: ServerId::try_from(server).expect("32 bytes"),
-            master_check: master_check.try_into().expect("32 bytes"),
-        })
+        let after = (version == GOES_ON).then(|| Head {
+            records: u64::from_be_bytes(*said[76..].first_chunk().expect("long enough")),
+            hash: *said[84..].first_chunk().expect("long enough"),
+        });
+        let header = Header {
+            server: ServerId::try_from(&said[12..44]).expect("32 bytes"),
+            master_check: *said[44..].first_chunk().expect("long enough"),
+            after,
+        };
+        Ok((header, after.unwrap_or(Head { records: 0, hash: *blake3::hash(&bytes).as_bytes() })))
+    }
+
+    fn len(&self) -> u64 {
+        (if self.after.is_some() { GOES_ON_LEN } else { FIRST_LEN }) as u64
     }
 }
 
@@ -138,11 +177,13 @@ pub enum ReadError {
     Damaged(#[from] Damage),
 }
 
-/// What was found in a journal that was read to its end.
+/// What was found in a file that was read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Survey {
     /// Whose it is.
     pub header: Header,
+    /// Where its part of the chain begins.
+    pub begins: Head,
     /// The end of the chain.
     pub head: Head,
     /// Where the last whole frame ends.
@@ -154,38 +195,47 @@ pub struct Survey {
 /// One record as it stands in the file.
 #[derive(Debug)]
 pub struct Link {
-    /// Counted from one.
+    /// Counted from one, over all volumes.
     pub number: u64,
     /// Where its frame begins.
     pub offset: u64,
     /// What it says.
     pub entry: Entry,
-    /// Its hash.
-    pub hash: [u8; HASH_LEN],
+    /// Its hash in the journal's chain; none when it was read from a snapshot.
+    pub hash: Option<[u8; HASH_LEN]>,
 }
 
-/// Reads a journal from its beginning and gives every record to `each`, which may find it contradictory.
-pub fn read(path: &Path, mut each: impl FnMut(Link) -> Result<(), String>) -> Result<Survey, ReadError> {
-    let file = File::open(path)?;
+/// Reads one file from its beginning and gives every record to `each`, which may find it contradictory.
+pub fn read(path: &Path, each: impl FnMut(Link) -> Result<(), String>) -> Result<Survey, ReadError> {
+    read_file(&File::open(path)?, |_| Ok(()), each)
+}
+
+/// How many records come before a file of a journal; none before the first, or when its header cannot be read.
+pub fn after(path: &Path) -> Option<u64> {
+    shelf::header_of(path).ok()?.after.map(|after| after.records)
+}
+
+/// Reads one file; `fits` decides on where it begins before any of its records is looked at.
+fn read_file(
+    file: &File,
+    fits: impl FnOnce(&Head) -> Result<(), String>,
+    mut each: impl FnMut(Link) -> Result<(), String>,
+) -> Result<Survey, ReadError> {
     let file_len = file.metadata()?.len();
     let mut file = BufReader::with_capacity(1 << 20, file);
-    if file_len < HEADER_LEN as u64 {
-        return Err(Damage { offset: 0, why: "the file is shorter than the header of a journal".to_owned() }.into());
-    }
-    let mut header = [0; HEADER_LEN];
-    file.read_exact(&mut header)?;
-    let mut head = Head { records: 0, hash: *blake3::hash(&header).as_bytes() };
-    let header = Header::from_bytes(&header)?;
-    let mut offset = HEADER_LEN as u64;
+    let (header, begins) = Header::read(&mut file, file_len)?;
+    fits(&begins).map_err(|why| Damage { offset: 0, why })?;
+    let (mut head, mut offset) = (begins, header.len());
     loop {
         let left = file_len - offset;
         match next_frame(&mut file, &head.hash, offset, left)? {
-            Frame::End => return Ok(Survey { header, head, len: offset, torn: left }),
+            Frame::End => return Ok(Survey { header, begins, head, len: offset, torn: left }),
             Frame::Whole { payload, hash } => {
                 let entry = serde_json::from_slice(&payload)
                     .map_err(|error| Damage { offset, why: format!("the record is not readable: {error}") })?;
                 head = Head { records: head.records + 1, hash };
-                each(Link { number: head.records, offset, entry, hash }).map_err(|why| Damage { offset, why })?;
+                each(Link { number: head.records, offset, entry, hash: Some(hash) })
+                    .map_err(|why| Damage { offset, why })?;
                 offset += (FRAME_HEAD_LEN + payload.len() + HASH_LEN) as u64;
             }
         }
@@ -242,10 +292,6 @@ fn only_zeros(file: &mut impl Read) -> io::Result<bool> {
     }
 }
 
-fn header_check(header: &[u8; HEADER_LEN]) -> [u8; CHECK_LEN] {
-    first_bytes(blake3::hash(&header[..HEADER_LEN - CHECK_LEN]).as_bytes())
-}
-
 fn length_check(previous: &[u8; HASH_LEN], length: [u8; 4]) -> [u8; CHECK_LEN] {
     first_bytes(blake3::Hasher::new().update(previous).update(&length).finalize().as_bytes())
 }
@@ -260,15 +306,42 @@ fn link_hash(previous: &[u8; HASH_LEN], length: [u8; 4], payload: &[u8]) -> [u8;
     *hasher.finalize().as_bytes()
 }
 
+/// Where a journal's bytes go. Tests have one that fails when they want it to.
+trait Medium: Send {
+    /// Writes everything at this place.
+    fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Waits until what was written is on disk.
+    fn sync(&mut self) -> io::Result<()>;
+    /// Ends the file here, on disk too.
+    fn cut(&mut self, len: u64) -> io::Result<()>;
+}
+
+impl Medium for File {
+    fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, bytes, offset)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn cut(&mut self, len: u64) -> io::Result<()> {
+        self.set_len(len)?;
+        self.sync_all()
+    }
+}
+
 /// A journal that this process writes.
-#[derive(Debug)]
 pub struct Journal {
-    file: File,
-    path: PathBuf,
+    medium: Box<dyn Medium>,
+    shelf: Shelf,
+    header: Header,
     head: Head,
     /// Where the last durable frame ends. The file may be longer after a failed write, until it could be cut.
     len: u64,
     must_cut: bool,
+    /// The file has its name only in memory yet: nothing counts that is written to it.
+    must_name: bool,
 }
 
 impl Journal {
@@ -277,21 +350,23 @@ impl Journal {
         secrets::create(path, &header.to_bytes())
     }
 
-    /// Opens a journal for writing after giving all its records to `each`, and cuts off a frame that was never whole.
-    pub fn open(path: &Path, each: impl FnMut(Link) -> Result<(), String>) -> Result<(Journal, Survey), ReadError> {
-        let survey = read(path, each)?;
-        let file = OpenOptions::new().write(true).mode(0o600).open(path)?;
-        if survey.torn > 0 {
-            tracing::warn!(
-                bytes = survey.torn,
-                offset = survey.len,
-                "the journal ended in the middle of a record; dropped it"
-            );
-            file.set_len(survey.len)?;
-            file.sync_all()?;
+    /// Opens a journal for writing after giving its snapshot and all records since to `each`; cuts off a frame that was
+    /// never whole, and tidies up after a closing of a volume that was interrupted.
+    pub fn open(
+        shelf: &Shelf,
+        each: impl FnMut(Link) -> Result<(), String>,
+    ) -> Result<(Journal, Story), shelf::Unreadable> {
+        let here = |error: io::Error| shelf::Unreadable { path: shelf.live(), error: error.into() };
+        shelf.tidy().map_err(here)?;
+        let story = shelf.replay(each)?;
+        let Survey { header, head, len, torn, .. } = story.live;
+        let mut file = OpenOptions::new().write(true).open(shelf.live()).map_err(here)?;
+        if torn > 0 {
+            tracing::warn!(bytes = torn, offset = len, "the journal ended in the middle of a record; dropped it");
+            file.cut(len).map_err(here)?;
         }
-        let Survey { head, len, .. } = survey;
-        Ok((Journal { file, path: path.to_owned(), head, len, must_cut: false }, survey))
+        let (medium, shelf) = (Box::new(file), shelf.clone());
+        Ok((Journal { medium, shelf, header, head, len, must_cut: false, must_name: false }, story))
     }
 
     /// The end of the chain.
@@ -299,14 +374,14 @@ impl Journal {
         self.head
     }
 
-    /// Its length in bytes.
+    /// The length in bytes of the file that is written to.
     pub fn bytes(&self) -> u64 {
         self.len
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Where it stands.
+    pub fn shelf(&self) -> &Shelf {
+        &self.shelf
     }
 
     /// Writes records and waits until they are on disk. After an error none of them counts.
@@ -316,7 +391,7 @@ impl Journal {
         for entry in entries {
             head = frame(&mut bytes, head, entry)?;
         }
-        let written = self.cut_if_needed().and_then(|()| self.write_at_end(&bytes));
+        let written = self.settle().and_then(|()| self.write_at_end(&bytes));
         if let Err(error) = written {
             self.must_cut = true;
             return Err(error);
@@ -327,13 +402,20 @@ impl Journal {
     }
 
     /// Reads again what is durable, and only that.
-    pub fn replay(&mut self, each: impl FnMut(Link) -> Result<(), String>) -> Result<(), ReadError> {
-        self.cut_if_needed()?;
-        let survey = read(&self.path, each)?;
-        match survey.head == self.head {
-            true => Ok(()),
+    pub fn replay(&mut self, each: impl FnMut(Link) -> Result<(), String>) -> Result<(), shelf::Unreadable> {
+        let here = |error: ReadError| shelf::Unreadable { path: self.shelf.live(), error };
+        if self.must_cut {
+            self.medium.cut(self.len).map_err(|error| here(error.into()))?;
+        }
+        let live = self.shelf.replay(each)?.live;
+        match live.head == self.head {
+            true => {
+                self.must_cut = false;
+                Ok(())
+            }
             false => {
-                Err(Damage { offset: survey.len, why: "the journal was changed by someone else".to_owned() }.into())
+                let why = "the journal was changed by someone else".to_owned();
+                Err(here(Damage { offset: live.len, why }.into()))
             }
         }
     }
@@ -342,19 +424,52 @@ impl Journal {
     pub fn probe(&mut self) -> io::Result<()> {
         self.must_cut = true;
         self.write_at_end(&vec![0; PROBE_LEN as usize])?;
-        self.cut_if_needed()
+        self.settle()
+    }
+
+    /// Closes the file as a volume and goes on in a new one, under the name of a server and its master key. A file
+    /// without records becomes no volume: only its header changes. After an error the file goes on as it was.
+    pub fn close_volume(&mut self, server: ServerId, master_check: [u8; 32]) -> io::Result<()> {
+        self.settle()?;
+        let before = self.header.after.map_or(0, |after| after.records);
+        let is_empty = self.head.records == before;
+        let after = if is_empty { self.header.after } else { Some(self.head) };
+        let header = Header { server, master_check, after };
+        let bytes = header.to_bytes();
+        let next = self.shelf.next();
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        crash::point("volume-begun");
+        match is_empty {
+            true => self.shelf.replace_live()?,
+            false => self.shelf.close_live(before + 1, self.head.records)?,
+        }
+        self.head = after.unwrap_or(Head { records: 0, hash: *blake3::hash(&bytes).as_bytes() });
+        self.medium = Box::new(file);
+        (self.header, self.len, self.must_name) = (header, header.len(), true);
+        self.settle()
     }
 
     fn write_at_end(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(self.len))?;
-        self.file.write_all(bytes)?;
-        self.file.sync_data()
+        if crash::is_due("record-half-written") {
+            self.medium.write_all_at(&bytes[..bytes.len() / 2], self.len)?;
+            self.medium.sync()?;
+            crash::die();
+        }
+        self.medium.write_all_at(bytes, self.len)?;
+        crash::point("record-written");
+        self.medium.sync()
     }
 
-    fn cut_if_needed(&mut self) -> io::Result<()> {
+    /// Does what an earlier failure has left to do.
+    fn settle(&mut self) -> io::Result<()> {
+        if self.must_name {
+            self.shelf.sync()?;
+            self.must_name = false;
+        }
         if self.must_cut {
-            self.file.set_len(self.len)?;
-            self.file.sync_all()?;
+            self.medium.cut(self.len)?;
             self.must_cut = false;
         }
         Ok(())
@@ -362,16 +477,21 @@ impl Journal {
 }
 
 fn frame(bytes: &mut Vec<u8>, head: Head, entry: &Entry) -> io::Result<Head> {
-    let payload = serde_json::to_vec(entry)?;
+    Ok(Head { records: head.records + 1, hash: frame_of(bytes, &head.hash, entry)? })
+}
+
+/// Adds a frame that goes on after this hash; gives its own.
+fn frame_of(bytes: &mut Vec<u8>, previous: &[u8; HASH_LEN], payload: &impl Serialize) -> io::Result<[u8; HASH_LEN]> {
+    let payload = serde_json::to_vec(payload)?;
     let length = u32::try_from(payload.len()).ok().filter(|length| *length <= MAX_PAYLOAD);
     let length =
         length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the record is too long"))?.to_be_bytes();
-    let hash = link_hash(&head.hash, length, &payload);
+    let hash = link_hash(previous, length, &payload);
     bytes.extend_from_slice(&length);
-    bytes.extend_from_slice(&length_check(&head.hash, length));
+    bytes.extend_from_slice(&length_check(previous, length));
     bytes.extend_from_slice(&payload);
     bytes.extend_from_slice(&hash);
-    Ok(Head { records: head.records + 1, hash })
+    Ok(hash)
 }
 
 /// The failure of a journal that cannot be used, with what to do about it.
@@ -379,13 +499,12 @@ pub fn failure_of_read(path: &Path, error: &ReadError) -> Failure {
     match error {
         ReadError::Io(error) => Failure::io(format!("cannot read the journal {}", path.display()), error),
         ReadError::Damaged(damage) => {
-            Failure::new(Exit::Integrity, "E-AUDIT-02", format!("the journal {} is damaged at byte {}", path.display(), damage.offset))
-                .why(&damage.why)
-                .hint(format!(
-                    "nothing was changed. Keep a copy of the file, look at what is before that byte with `keyserver audit show --file {}`, \
-                     and put back a backup that `keyserver audit verify --file BACKUP` finds whole",
-                    path.display()
-                ))
+            let what = format!("the journal {} is damaged at byte {}", path.display(), damage.offset);
+            Failure::new(Exit::Integrity, "E-AUDIT-02", what).why(&damage.why).hint(format!(
+                "nothing was changed. `keyserver recover` says what can be saved and how, `keyserver audit show --file {}` \
+                 shows what is before that byte",
+                path.display()
+            ))
         }
     }
 }
@@ -393,13 +512,21 @@ pub fn failure_of_read(path: &Path, error: &ReadError) -> Failure {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::PathBuf;
 
     use swarm_proto::id::PublisherId;
+    use swarm_proto::keyserver::ledger::{self, Ledger};
     use tempfile::TempDir;
 
     use super::*;
 
-    const HEADER: Header = Header { server: ServerId::from_bytes([1; 32]), master_check: [2; 32] };
+    const HEADER: Header = Header { server: ServerId::from_bytes([1; 32]), master_check: [2; 32], after: None };
+
+    /// Opens the journal that this is the live file of.
+    fn open(path: &Path, each: impl FnMut(Link) -> Result<(), String>) -> Result<(Journal, Survey), shelf::Unreadable> {
+        let shelf = Shelf::new(path.parent().expect("in a folder"));
+        Journal::open(&shelf, each).map(|(journal, story)| (journal, story.live))
+    }
 
     fn entry(n: u8) -> Entry {
         let record =
@@ -411,7 +538,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join(FILE);
         Journal::create(&path, HEADER).expect("created");
-        let (mut journal, _) = Journal::open(&path, |_| Ok(())).expect("opens");
+        let (mut journal, _) = open(&path, |_| Ok(())).expect("opens");
         for n in 0..entries {
             journal.append(&[entry(n)]).expect("appended");
         }
@@ -436,7 +563,7 @@ mod tests {
     #[test]
     fn a_batch_is_one_chain_with_what_was_before() {
         let (_folder, path) = journal_of(2);
-        let (mut journal, survey) = Journal::open(&path, |_| Ok(())).expect("opens");
+        let (mut journal, survey) = open(&path, |_| Ok(())).expect("opens");
         assert_eq!(survey.header, HEADER);
         journal.append(&[entry(2), entry(3)]).expect("appended");
         assert_eq!(entries_of(&path).expect("whole").len(), 4);
@@ -450,7 +577,7 @@ mod tests {
         for cut in 1..=200 {
             fs::write(&path, &whole[..whole.len() - cut]).expect("writable");
             let mut seen = Vec::new();
-            let (mut journal, survey) = Journal::open(&path, |link| {
+            let (mut journal, survey) = open(&path, |link| {
                 seen.push(link.entry);
                 Ok(())
             })
@@ -485,7 +612,7 @@ mod tests {
         let len = bytes.len() as u64;
         bytes.resize(bytes.len() + 10_000, 0);
         fs::write(&path, &bytes).expect("writable");
-        let (_, survey) = Journal::open(&path, |_| Ok(())).expect("opens");
+        let (_, survey) = open(&path, |_| Ok(())).expect("opens");
         assert_eq!((survey.len, survey.torn), (len, 10_000));
     }
 
@@ -514,7 +641,7 @@ mod tests {
     #[test]
     fn what_was_half_written_is_cut_before_the_next_record() {
         let (_folder, path) = journal_of(1);
-        let (mut journal, _) = Journal::open(&path, |_| Ok(())).expect("opens");
+        let (mut journal, _) = open(&path, |_| Ok(())).expect("opens");
         journal.must_cut = true;
         let mut file = OpenOptions::new().append(true).open(&path).expect("opens");
         file.write_all(b"half a record").expect("written");
@@ -522,5 +649,202 @@ mod tests {
         assert_eq!(entries_of(&path).expect("whole"), [entry(0), entry(1)]);
         journal.probe().expect("there is room");
         assert_eq!(entries_of(&path).expect("whole").len(), 2);
+    }
+
+    /// A file that fails at the n-th thing that is asked of it, after doing half of it.
+    struct Failing {
+        file: File,
+        left: usize,
+    }
+
+    impl Failing {
+        fn is_due(&mut self) -> io::Result<()> {
+            self.left = self.left.wrapping_sub(1);
+            match self.left {
+                0 => Err(io::Error::other("the disk is broken")),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    impl Medium for Failing {
+        fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+            let due = self.is_due();
+            let half = if due.is_err() { &bytes[..bytes.len() / 2] } else { bytes };
+            FileExt::write_all_at(&self.file, half, offset)?;
+            due
+        }
+
+        fn sync(&mut self) -> io::Result<()> {
+            self.is_due()
+        }
+
+        fn cut(&mut self, len: u64) -> io::Result<()> {
+            self.is_due()?;
+            self.file.set_len(len)
+        }
+    }
+
+    #[test]
+    fn a_failure_at_the_nth_step_loses_nothing_acknowledged_and_invents_nothing() {
+        for n in 1..=50 {
+            let (_folder, path) = journal_of(1);
+            let (mut journal, _) = open(&path, |_| Ok(())).expect("opens");
+            let file = OpenOptions::new().write(true).open(&path).expect("opens");
+            journal.medium = Box::new(Failing { file, left: n });
+            let mut acknowledged = vec![entry(0)];
+            let mut failures = 0;
+            for number in 1..=30 {
+                match journal.append(&[entry(number)]) {
+                    Ok(()) => acknowledged.push(entry(number)),
+                    Err(_) => failures += 1,
+                }
+            }
+            assert_eq!(failures, 1, "step {n}: one failure, and the next record is taken");
+            assert_eq!(entries_of(&path).expect("whole"), acknowledged, "step {n}");
+            assert_eq!(read(&path, |_| Ok(())).expect("whole").head, journal.head(), "step {n}");
+        }
+    }
+
+    fn closed_after(journal: &mut Journal, entries: std::ops::Range<u8>) {
+        for n in entries {
+            journal.append(&[entry(n)]).expect("appended");
+        }
+        journal.close_volume(HEADER.server, HEADER.master_check).expect("closed");
+    }
+
+    /// A journal of nine records in three volumes and a file that is written to.
+    fn journal_in_volumes() -> (TempDir, PathBuf) {
+        let (folder, path) = journal_of(0);
+        let (mut journal, _) = open(&path, |_| Ok(())).expect("opens");
+        closed_after(&mut journal, 0..3);
+        closed_after(&mut journal, 3..5);
+        closed_after(&mut journal, 5..8);
+        journal.append(&[entry(8)]).expect("appended");
+        (folder, path)
+    }
+
+    #[test]
+    fn volumes_are_one_journal_whose_hashes_no_cutting_changes() {
+        let (_whole_folder, whole) = journal_of(9);
+        let (folder, path) = journal_in_volumes();
+        let mut seen = Vec::new();
+        let story = Shelf::new(folder.path())
+            .replay(|link| {
+                assert_eq!(link.number, seen.len() as u64 + 1);
+                seen.push(link.entry);
+                Ok(())
+            })
+            .expect("whole");
+        assert_eq!(seen, entries_of(&whole).expect("whole"));
+        assert_eq!((story.volumes, story.live.head), (3, read(&whole, |_| Ok(())).expect("whole").head));
+        assert_eq!(after(&path), Some(8));
+        let (journal, _) = open(&path, |_| Ok(())).expect("opens");
+        assert_eq!(journal.head(), story.live.head, "writing goes on at the same end");
+    }
+
+    #[test]
+    fn a_file_without_records_is_no_volume() {
+        let (folder, path) = journal_of(0);
+        let (mut journal, _) = open(&path, |_| Ok(())).expect("opens");
+        let other = [3; 32];
+        for _ in 0..2 {
+            journal.close_volume(HEADER.server, other).expect("closed");
+        }
+        closed_after(&mut journal, 0..2);
+        journal.close_volume(HEADER.server, other).expect("closed");
+        journal.append(&[entry(2)]).expect("appended");
+        let story = Shelf::new(folder.path()).replay(|_| Ok(())).expect("whole");
+        assert_eq!((story.volumes, story.live.head, story.live.header.master_check), (1, journal.head(), other));
+    }
+
+    #[test]
+    fn a_volume_that_is_missing_swapped_or_cut_is_noticed() {
+        let (folder, _) = journal_in_volumes();
+        let shelf = Shelf::new(folder.path());
+        let volumes = shelf.volumes().expect("readable");
+        let refused = || match shelf.replay(|_| Ok(())) {
+            Err(shelf::Unreadable { error: ReadError::Damaged(damage), .. }) => damage.why,
+            other => panic!("not noticed: {other:?}"),
+        };
+        let away = folder.path().join("away");
+        for (n, missing) in ["records 1 to 3 are", "records 4 to 5 are", "records 6 to 8 are"].into_iter().enumerate() {
+            fs::rename(&volumes[n].path, &away).expect("renamed");
+            assert!(refused().contains(missing), "{}", refused());
+            fs::rename(&away, &volumes[n].path).expect("renamed");
+        }
+        let bytes = fs::read(&volumes[1].path).expect("readable");
+        fs::write(&volumes[1].path, &bytes[..bytes.len() - 1]).expect("writable");
+        assert!(refused().contains("it ends with record 4"), "{}", refused());
+        fs::copy(&volumes[0].path, &volumes[1].path).expect("copied");
+        assert!(refused().contains("does not go on"), "{}", refused());
+    }
+
+    #[test]
+    fn a_closing_that_was_interrupted_is_undone() {
+        let (folder, path) = journal_in_volumes();
+        let shelf = Shelf::new(folder.path());
+        let second_name = folder.path().join(shelf::VOLUMES).join("000000000009-000000000009");
+        fs::hard_link(&path, &second_name).expect("linked");
+        fs::write(shelf.next(), "half a header").expect("written");
+        assert_eq!(
+            shelf.replay(|_| Ok(())).expect("read as one").live.head.records,
+            9,
+            "also beside a running keyserver"
+        );
+        let (mut journal, _) = open(&path, |_| Ok(())).expect("opens");
+        assert!(!second_name.exists() && !shelf.next().exists());
+        journal.append(&[entry(9)]).expect("appended");
+        assert_eq!(shelf.replay(|_| Ok(())).expect("whole").live.head.records, 10);
+    }
+
+    #[test]
+    fn one_flipped_bit_is_put_right_wherever_it_is_and_the_file_before_is_kept() {
+        let (folder, path) = journal_of(3);
+        let shelf = Shelf::new(folder.path());
+        let whole = fs::read(&path).expect("readable");
+        let fresh = || Ledger::new(ledger::Config::default());
+        for place in (FIRST_LEN..whole.len()).step_by(7) {
+            let mut bytes = whole.clone();
+            bytes[place] ^= 1 << (place % 8);
+            fs::write(&path, &bytes).expect("writable");
+            let looked = repair::recover(&shelf, fresh, repair::Extent::Look, Utc::EPOCH).expect("readable");
+            assert!(looked.whole.is_none() && fs::read(&path).expect("readable") == bytes, "looking changes nothing");
+            let mended = repair::recover(&shelf, fresh, repair::Extent::Mend, Utc::EPOCH).expect("readable");
+            assert!(mended.whole.is_some(), "flip at {place}: {:?}", mended.findings);
+            assert_eq!(fs::read(&path).expect("readable"), whole, "flip at {place}");
+            let copy = mended.findings[0].done.as_ref().expect("a copy");
+            assert_eq!(fs::read(copy).expect("readable"), bytes);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_put_right_is_cut_only_when_asked_and_what_follows_is_kept_readable() {
+        let (folder, path) = journal_of(5);
+        let shelf = Shelf::new(folder.path());
+        let mut offsets = Vec::new();
+        let noted = read(&path, |link| {
+            offsets.push(link.offset as usize);
+            Ok(())
+        });
+        noted.expect("whole");
+        let mut bytes = fs::read(&path).expect("readable");
+        bytes[offsets[2] + 20] ^= 0xff;
+        bytes[offsets[2] + 30] ^= 0xff;
+        fs::write(&path, &bytes).expect("writable");
+        let fresh = || Ledger::new(ledger::Config::default());
+        let mended = repair::recover(&shelf, fresh, repair::Extent::Mend, Utc::EPOCH).expect("readable");
+        assert!(mended.whole.is_none() && fs::read(&path).expect("readable") == bytes, "nothing is dropped unasked");
+        let cut = repair::recover(&shelf, fresh, repair::Extent::Cut, Utc::EPOCH).expect("readable");
+        assert_eq!(cut.whole.expect("whole").0.live.head.records, 2);
+        let [repair::Finding { remedy: repair::Remedy::CutOff { readable, .. }, done: Some(copy), .. }] =
+            &cut.findings[..]
+        else {
+            panic!("{:?}", cut.findings)
+        };
+        assert_eq!(readable, &[entry(3), entry(4)]);
+        assert_eq!(fs::read(copy).expect("readable"), bytes);
+        let kept = fs::read_to_string(copy.with_extension("after.jsonl")).expect("readable");
+        assert_eq!(kept.lines().count(), 2);
     }
 }

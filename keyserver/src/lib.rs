@@ -4,12 +4,14 @@
 //! parts hang together, at [`books`] for who owns the state, at [`journal`] and [`vault`] for what is on disk. [`run`]
 //! is the whole program.
 
+pub mod anchor;
 pub mod books;
 mod caller;
 pub mod cli;
 pub mod clock;
 pub mod config;
 mod convert;
+mod crash;
 pub mod journal;
 mod page;
 mod refusals;

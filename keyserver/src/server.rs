@@ -13,10 +13,12 @@ use daemon::{DataFolder, Exit, Failure, Health, Metrics, Shutdown};
 use swarm_proto::id::ServerId;
 use swarm_proto::pb::FILE_DESCRIPTOR_SET;
 
-use crate::books::{self, Books};
+use crate::anchor::{self, Anchor};
+use crate::books::{self, Books, Setting, Watched};
 use crate::caller::Doorkeeper;
 use crate::config::Config;
-use crate::journal::{self, Journal};
+use crate::journal::Journal;
+use crate::journal::shelf::Shelf;
 use crate::secret::WebhookSecrets;
 use crate::services::{self, Context, Counters};
 use crate::vault::Keys;
@@ -38,6 +40,7 @@ pub struct Ready {
 pub async fn run(
     data: PathBuf,
     sources: &Sources,
+    accept_rollback: bool,
     shutdown: Shutdown,
     announce: impl FnOnce(&Ready) -> std::io::Result<()>,
 ) -> anyhow::Result<Exit> {
@@ -47,7 +50,7 @@ pub async fn run(
     let health = Health::new();
 
     let bound = Bound::bind(&config.server, &folder).await?;
-    let (keys, books) = open(&config, &folder, &metrics, &health, &shutdown)?;
+    let (keys, books) = open(&config, &folder, accept_rollback, &metrics, &health, &shutdown)?;
     for publisher in &config.publishers {
         let admitted = books.admit_publisher(*publisher, CONFIGURED.to_owned()).await.map_err(Failure::from)?;
         admitted.map_err(|refusal| refusals::admit(&refusal))?;
@@ -57,10 +60,11 @@ pub async fn run(
     }
 
     let ready = Ready { url: bound.url(), id: keys.server() };
+    shutdown.spawn(anchor::follow(anchor::path_of(folder.path()), ready.id, books.head(), shutdown.clone()));
     let doorkeeper = Doorkeeper::new(ready.id, config.trusted_trackers.iter().copied());
     let token = OperatorToken::open_or_create(&folder.file(token::FILE))?;
     let counters = Counters::new(&metrics);
-    let context = Context { books: books.clone(), keys: Arc::new(keys), doorkeeper, counters };
+    let context = Context { books: books.clone(), keys, doorkeeper, counters };
     let web = page::routes(&config.name, ready.id, books)
         .merge(till::routes(context.clone(), WebhookSecrets::new(folder.path())));
     let grpc = services::routes(&context, &token);
@@ -77,26 +81,38 @@ pub async fn run(
 fn open(
     config: &Config,
     folder: &DataFolder,
+    accept_rollback: bool,
     metrics: &Metrics,
     health: &Health,
     shutdown: &Shutdown,
-) -> Result<(Keys, Books), Failure> {
-    let path = folder.file(journal::FILE);
-    let has_journal =
-        path.try_exists().map_err(|error| Failure::io(format!("cannot look at {}", path.display()), &error))?;
+) -> Result<(Arc<Keys>, Books), Failure> {
+    let shelf = Shelf::new(folder.path());
+    let path = shelf.live();
+    let cannot_look = |error: std::io::Error| Failure::io(format!("cannot look at {}", path.display()), &error);
+    let has_journal = path.try_exists().map_err(cannot_look)?;
     // The token is made after the journal: where it is, there has been a journal.
-    if !has_journal && folder.file(token::FILE).exists() {
+    if !has_journal && (folder.file(token::FILE).exists() || shelf.has_any().map_err(cannot_look)?) {
         return Err(Failure::new(Exit::Integrity, "E-AUDIT-03", format!("the journal {} is missing", path.display()))
             .why("this keyserver has run before, and a new journal would forget every order")
             .hint("put it back from a backup; to begin anew, take another data folder"));
     }
-    let keys = Keys::open(folder, has_journal)?;
+    let keys = Arc::new(Keys::open(folder, has_journal, &config.vault.master_command)?);
     if !has_journal {
         Journal::create(&path, keys.header())?;
     }
-    let check = health.check("journal", "free space where the keyserver keeps its data");
-    let counters = books::Counters::new(metrics);
-    let owned = |header: &journal::Header| keys.check_header(folder, header);
-    let books = Books::open(&path, config.ledger(), owned, counters, check, shutdown)?;
-    Ok((keys, books))
+    let watched = Watched {
+        counters: books::Counters::new(metrics),
+        journal: health.check("journal", "free space where the keyserver keeps its data"),
+        clock: health.check("clock", "set the clock of this machine"),
+    };
+    let setting = Setting {
+        shelf,
+        config: config.ledger(),
+        volume_bytes: config.journal.volume.0,
+        forget_unpaid_after: config.journal.forget_unpaid_after.get(),
+        keys: Arc::clone(&keys),
+        anchor: Anchor::read(&anchor::path_of(folder.path()))?,
+        accept_rollback,
+    };
+    Ok((keys, Books::open(setting, watched, shutdown)?))
 }

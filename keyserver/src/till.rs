@@ -26,7 +26,7 @@ use swarm_proto::time::Utc;
 use crate::secret::WebhookSecrets;
 use crate::services::Context;
 use crate::vault::event_id;
-use crate::{clock, refusals};
+use crate::{clock, crash, refusals};
 
 /// Where tills post to.
 pub const PATH: &str = "/webhooks/payment";
@@ -115,6 +115,7 @@ impl Till {
         message.check_time(clock::utc())?;
         message.check_signature(secrets.iter().map(|secret| secret.as_slice()))?;
         let Some(event) = message.event()? else { return Ok("ignored") };
+        crash::point("webhook-verified");
 
         let (order, what) = (event.order, event.what);
         let known = self.context.books.handle_till(event).await;
@@ -125,6 +126,7 @@ impl Till {
             Refusal::new(status, failure)
         })?;
         tracing::info!(%order, ?what, already, "word of a till");
+        crash::point("webhook-durable");
         Ok(if already { "already" } else { "accepted" })
     }
 }

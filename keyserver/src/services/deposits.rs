@@ -9,7 +9,7 @@ use swarm_proto::pb::keyserver as pb;
 use swarm_proto::pb::keyserver::deposits_server;
 use swarm_proto::seal::ContentKey;
 use swarm_proto::signed::Signed;
-use swarm_proto::wrap::{Label, Wrapped, deposit_aad, unwrap};
+use swarm_proto::wrap::{Wrapped, deposit_aad};
 use tonic::{Request, Response, Status};
 
 use super::Context;
@@ -34,7 +34,7 @@ impl Deposits {
         let Context { books, keys, .. } = &self.context;
         settled(books.expects_deposit(entry.clone()).await, refusals::deposit)?;
         let aad = deposit_aad(&entry.item, &entry.commitment);
-        let secret = unwrap(&keys.deposit, Label::Deposit, &aad, &wrapped).map_err(not_for_us)?;
+        let secret = keys.unwrap_deposit(&aad, &wrapped).map_err(not_for_us)?;
         let key = ContentKey::from_bytes(&secret).ok_or_else(|| not_the_key("it does not have 32 bytes"))?;
         if key.commitment() != entry.commitment {
             return Err(not_the_key("it is not the key that the entry commits to"));

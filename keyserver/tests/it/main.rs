@@ -1,10 +1,15 @@
 //! The keyserver as others meet it: a real process, real sockets, a real disk.
 
 mod audit;
+mod crash_points;
 mod crashes;
+mod history;
+mod honesty;
+mod keys;
 mod operator;
 mod process;
 mod rights;
 mod sales;
 mod tills;
+mod volumes;
 mod world;
