@@ -4,6 +4,7 @@
 //! token from there. `audit` and `webhook` work on the files, whether it runs or not.
 
 mod audit;
+mod money;
 mod operator;
 
 use std::ffi::OsString;
@@ -24,8 +25,7 @@ use crate::{secret, server, vault};
 const EXAMPLES: &str = "\
 Examples:
   keyserver run --trust-tracker 4f1c…         sell keys to that tracker's devices
-  keyserver pass create --credits 10 --valid 90d
-  keyserver audit verify                      check the journal's chain";
+  keyserver pass create --credits 10 --valid 90d";
 
 const TEMPLATE: &str =
     "{about}\n\n{before-help}{usage-heading} {usage}\n\nCommands:\n{subcommands}\n\nOptions:\n{options}";
@@ -52,6 +52,12 @@ enum Command {
     /// Look at orders, refund them
     #[command(subcommand)]
     Order(operator::OrderCommand),
+    /// What accounts pay with: bills and their limits, cards
+    #[command(subcommand)]
+    Billing(money::BillingCommand),
+    /// The ways to pay
+    #[command(subcommand)]
+    Gateway(money::GatewayCommand),
     /// Admit publishers
     #[command(subcommand)]
     Publisher(operator::PublisherCommand),
@@ -67,6 +73,7 @@ enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Print a completion script for a shell
+    #[command(hide = true)]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
@@ -116,6 +123,8 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
         Command::Run(args) => run_daemon(&global, args).await,
         Command::Pass(command) => operator::pass(&global, command).await,
         Command::Order(command) => operator::order(&global, command).await,
+        Command::Billing(command) => money::billing(&global, command).await,
+        Command::Gateway(command) => money::gateway(&global, command).await,
         Command::Publisher(command) => operator::publisher(&global, command).await,
         Command::Audit(command) => audit::run(&global, command),
         Command::Webhook(WebhookCommand::Secret(SecretCommand::New)) => new_webhook_secret(&global),
