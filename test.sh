@@ -32,6 +32,7 @@ if [ "$quick" = no ]; then
   need chromedriver chromium-driver
   need strace strace             # sees that replies leave only after the journal is on the disk
   need faketime faketime         # sets a keyserver's clock back
+  need python3 python3-venv      # runs localstripe, a fake Stripe of someone else's making
   if [ ${#missing[@]} -gt 0 ]; then
     as_root=()
     [ "$(id -u)" = 0 ] || as_root=(sudo -n)
@@ -47,6 +48,17 @@ if [ "$quick" = no ]; then
     fi
   else
     echo "all there"
+  fi
+  # In the cache folder, where the tests of the keyserver look for it.
+  venv="${XDG_CACHE_HOME:-$HOME/.cache}/reelswarm/localstripe-venv"
+  if [ ! -x "$venv/bin/localstripe" ]; then
+    echo "installing: localstripe 1.15.10 from PyPI, in $venv"
+    if ! { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check localstripe==1.15.10; }; then
+      echo "cannot install localstripe"
+      echo "  try: $venv/bin/pip install localstripe==1.15.10"
+      [ "${CI:-}" = true ] && exit 1
+      echo "  going on: tests that need it are skipped and say so"
+    fi
   fi
   command -v cargo >/dev/null 2>&1 || { echo "cargo is missing: install Rust 1.90 or newer from https://rustup.rs"; exit 1; }
 

@@ -8,6 +8,8 @@
 //! When the file that is written to has grown to its size, it is closed as a volume, and a thread of its own takes a
 //! snapshot of what is closed, while this one goes on.
 
+pub(crate) mod money;
+
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -18,13 +20,13 @@ use daemon::{Exit, Failure, Shutdown};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use swarm_proto::catalog::{CatalogEntry, Offer};
-use swarm_proto::id::{AccountId, ItemId, OrderId, PublisherId, RefundId};
+use swarm_proto::id::{AccountId, ItemId, OrderId, PublisherId};
 use swarm_proto::keyserver::grants::{Asker, GrantRefusal};
-use swarm_proto::keyserver::ledger::{Answer, Config, Ledger, Refunding, Release, TillEvent, Totals};
+use swarm_proto::keyserver::ledger::{Answer, Config, Ledger, Release, TillEvent, Totals};
 use swarm_proto::keyserver::orders::{Order, OrderState};
 use swarm_proto::keyserver::record::{ChainHash, IdempotencyKey, PassId, SealedKey};
 use swarm_proto::keyserver::refusals::{
-    AdmitRefusal, DepositRefusal, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, RefundRefusal, TillRefusal,
+    AdmitRefusal, DepositRefusal, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, TillRefusal,
 };
 use swarm_proto::time::Utc;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -339,14 +341,6 @@ impl Books {
         self.decide(move |ledger, now| ledger.create_pass(now, pass, credits, valid)).await
     }
 
-    /// What a pass holds: credits bought, credits left, and until when.
-    pub async fn pass(&self, pass: PassId) -> Result<Option<(u32, u32, Utc)>, Closed> {
-        self.look(move |keeper, _| {
-            keeper.ledger.pass(&pass).map(|pass| (pass.credits_bought(), pass.credits_left(), pass.expires()))
-        })
-        .await
-    }
-
     /// Pays an order with a pass.
     pub async fn pay_with_pass(
         &self,
@@ -360,16 +354,6 @@ impl Books {
     /// Takes a till's word; true when it was known before.
     pub async fn handle_till(&self, event: TillEvent) -> Result<Result<bool, TillRefusal>, Closed> {
         self.decide(move |ledger, now| ledger.handle_till(now, &event)).await
-    }
-
-    /// Refunds an order on the operator's word.
-    pub async fn refund(
-        &self,
-        order: OrderId,
-        wish: Refunding,
-        new: RefundId,
-    ) -> Result<Result<Standing, RefundRefusal>, Closed> {
-        self.decide_on_order(move |ledger, now| ledger.refund(now, order, wish, new)).await
     }
 
     /// Releases the key of an order to a device.

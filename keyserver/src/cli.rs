@@ -5,6 +5,7 @@
 
 mod audit;
 mod key;
+mod money;
 mod operator;
 mod recover;
 
@@ -53,6 +54,12 @@ enum Command {
     /// Look at orders, refund them
     #[command(subcommand)]
     Order(operator::OrderCommand),
+    /// What accounts pay with: bills and their limits, cards
+    #[command(subcommand)]
+    Billing(money::BillingCommand),
+    /// The ways to pay
+    #[command(subcommand)]
+    Gateway(money::GatewayCommand),
     /// Admit publishers
     #[command(subcommand)]
     Publisher(operator::PublisherCommand),
@@ -126,6 +133,8 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
         Command::Run(args) => run_daemon(&global, args).await,
         Command::Pass(command) => operator::pass(&global, command).await,
         Command::Order(command) => operator::order(&global, command).await,
+        Command::Billing(command) => money::billing(&global, command).await,
+        Command::Gateway(command) => money::gateway(&global, command).await,
         Command::Publisher(command) => operator::publisher(&global, command).await,
         Command::Audit(command) => audit::run(&global, command),
         Command::Key(command) => key::run(&global, command),

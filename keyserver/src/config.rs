@@ -1,10 +1,14 @@
 //! Everything an operator can set. `config.example.toml` says the same and is tested to equal the defaults.
 
+use std::path::PathBuf;
+
 use daemon::config::{Invalid, Settings};
 use daemon::{serve, units};
 use serde::{Deserialize, Serialize};
+use swarm_proto::catalog::{Currency, Money};
 use swarm_proto::id::{PublisherId, ServerId};
 use swarm_proto::keyserver::ledger;
+use swarm_proto::keyserver::passes::{Holds, MAX_CREDITS};
 
 /// The port a keyserver listens on unless it is told otherwise.
 const PORT: u16 = 7002;
@@ -17,6 +21,15 @@ const MIN_REMEMBERED: std::time::Duration = std::time::Duration::from_secs(30 * 
 
 /// Most trackers whose memberships are believed: each is compared with at every call.
 const MAX_TRACKERS: usize = 64;
+
+/// Most kinds of passes in the shop: they are all on one page.
+const MAX_PASS_KINDS: usize = 32;
+
+/// The longest that a link to the checkout pages may open them.
+const MAX_LINK_VALID: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+
+/// The longest that one question to a provider may take.
+const MAX_PROVIDER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// The configuration of a keyserver.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +51,12 @@ pub struct Config {
     pub journal: Journal,
     /// Where the master key comes from.
     pub vault: Vault,
+    /// The pages where people pay.
+    pub checkout: Checkout,
+    /// Payments through Stripe.
+    pub stripe: Stripe,
+    /// Kinds of passes that customers can buy.
+    pub passes: Vec<PassKind>,
 }
 
 /// Where the master key comes from.
@@ -56,6 +75,103 @@ pub struct Journal {
     pub volume: units::ByteSize,
     /// Unpaid orders are forgotten when a volume is closed this long after they expired.
     pub forget_unpaid_after: units::Duration,
+}
+
+/// The pages where people pay.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Checkout {
+    /// Where browsers reach this keyserver, if not under the address it listens on.
+    pub public_url: Option<String>,
+    /// How long a link to the pages opens them.
+    pub link_valid: units::Duration,
+    /// The page of a till; `{order}` in it is the order's code.
+    pub till_url: Option<String>,
+}
+
+/// Payments through Stripe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Stripe {
+    /// The file of the secret key, mode 0600. Without one, nobody pays through Stripe.
+    pub key_file: Option<PathBuf>,
+    /// Where Stripe's interface is.
+    pub url: String,
+    /// How long an answer may take. A payment that got none waits, and is asked about again.
+    pub timeout: units::Duration,
+    /// Questions under way at a time.
+    pub at_a_time: usize,
+    /// The file of the secret that Stripe signs its messages with, mode 0600.
+    pub webhook_secret_file: Option<PathBuf>,
+    /// The file of the one before, while it is exchanged.
+    pub webhook_secret_before_file: Option<PathBuf>,
+    /// Banks and wallets to which payers may be sent, as Stripe calls them.
+    pub methods: Vec<String>,
+}
+
+/// A kind of pass that customers can buy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PassKind {
+    /// What orders call it: 1 to 32 of a-z, 0-9 and hyphen.
+    pub id: String,
+    /// How many titles it pays for; left out of a pass for time.
+    #[serde(default)]
+    pub credits: Option<u32>,
+    /// How long it is worth something, from the payment on.
+    pub valid: units::Duration,
+    /// What it costs, in the minor unit.
+    pub price_minor: u64,
+    /// Of what: three letters of ISO 4217.
+    pub currency: String,
+}
+
+impl PassKind {
+    /// The kind as the ledger wants it.
+    pub fn offer(&self) -> Result<ledger::PassOffer, Invalid> {
+        let wrong = |why: &dyn std::fmt::Display| {
+            let hint = "id, credits (or none, for time), valid, price_minor and currency";
+            Invalid::new("passes", why.to_string(), hint)
+        };
+        let currency = self.currency.parse().map_err(|error| wrong(&error))?;
+        if currency == Currency::CREDITS {
+            return Err(wrong(&"a pass is bought with money, not with credits"));
+        }
+        let holds = match self.credits {
+            Some(credits @ 1..=MAX_CREDITS) => Holds::Credits(credits),
+            Some(_) => return Err(wrong(&format!("credits must be 1 to {MAX_CREDITS}"))),
+            None => Holds::Time,
+        };
+        if !ledger::PASS_VALID.contains(&self.valid.get()) {
+            return Err(wrong(&"valid must be 1 second to 10 years"));
+        }
+        Ok(ledger::PassOffer {
+            id: self.id.parse().map_err(|error| wrong(&error))?,
+            holds,
+            valid: self.valid.get(),
+            price: Money::new(self.price_minor, currency).map_err(|error| wrong(&error))?,
+        })
+    }
+}
+
+impl Default for Checkout {
+    fn default() -> Checkout {
+        Checkout { public_url: None, link_valid: units::Duration::from_secs(15 * 60), till_url: None }
+    }
+}
+
+impl Default for Stripe {
+    fn default() -> Stripe {
+        Stripe {
+            key_file: None,
+            url: "https://api.stripe.com".to_owned(),
+            timeout: units::Duration::from_secs(5),
+            at_a_time: 16,
+            webhook_secret_file: None,
+            webhook_secret_before_file: None,
+            methods: Vec::new(),
+        }
+    }
 }
 
 /// What an order may do.
@@ -116,6 +232,9 @@ impl Default for Config {
             limits: Limits::default(),
             journal: Journal::default(),
             vault: Vault::default(),
+            checkout: Checkout::default(),
+            stripe: Stripe::default(),
+            passes: Vec::new(),
         }
     }
 }
@@ -171,6 +290,7 @@ impl Settings for Config {
             ("limits.items", self.limits.items),
             ("limits.publishers", self.limits.publishers),
             ("limits.open_payments", self.limits.open_payments),
+            ("stripe.at_a_time", self.stripe.at_a_time),
         ];
         if let Some((key, _)) = positive.into_iter().find(|(_, limit)| *limit == 0) {
             return Err(Invalid::new(key, "zero means none at all, and nothing could be sold", "at least 1"));
@@ -185,7 +305,32 @@ impl Settings for Config {
             let why = "clients may ask again under an idempotency key for 30 days";
             return Err(Invalid::new("journal.forget_unpaid_after", why, "at least \"30days\""));
         }
-        Ok(())
+        if self.checkout.link_valid.get().is_zero() || self.checkout.link_valid.get() > MAX_LINK_VALID {
+            return Err(Invalid::new("checkout.link_valid", "whoever has a link pays for the account", "1s to 24h"));
+        }
+        if self.stripe.timeout.get().is_zero() || self.stripe.timeout.get() > MAX_PROVIDER_TIMEOUT {
+            return Err(Invalid::new("stripe.timeout", "people wait for it", "1s to 30s"));
+        }
+        if self
+            .checkout
+            .till_url
+            .as_ref()
+            .is_some_and(|url| !url.starts_with("https://") && !url.starts_with("http://"))
+        {
+            return Err(Invalid::new(
+                "checkout.till_url",
+                "browsers are sent there",
+                "https://till.example/?order={order}",
+            ));
+        }
+        if self.passes.len() > MAX_PASS_KINDS {
+            return Err(Invalid::new(
+                "passes",
+                "these are too many to choose from",
+                format!("at most {MAX_PASS_KINDS}"),
+            ));
+        }
+        self.passes.iter().try_for_each(|kind| kind.offer().map(drop))
     }
 }
 

@@ -7,19 +7,26 @@
 pub mod anchor;
 pub mod books;
 mod caller;
+mod cashier;
+mod checkout;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod console;
 mod convert;
 mod crash;
+mod gateway;
 pub mod journal;
+mod link;
 mod page;
+mod provider_hook;
 mod refusals;
 mod secret;
 pub mod server;
 mod services;
 pub mod till;
 pub mod vault;
+mod words;
 
 use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;

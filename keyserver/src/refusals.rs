@@ -7,7 +7,8 @@ use daemon::{Exit, Failure};
 use swarm_proto::invalid::Invalid;
 use swarm_proto::keyserver::grants::GrantRefusal;
 use swarm_proto::keyserver::refusals::{
-    AdmitRefusal, DepositRefusal, Full, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, RefundRefusal, TillRefusal,
+    AdmitRefusal, BillRefusal, DepositRefusal, Full, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, RefundRefusal,
+    TillRefusal, VoidRefusal,
 };
 use tonic::{Code, Status};
 
@@ -122,6 +123,27 @@ pub(crate) fn refund(refusal: &RefundRefusal) -> Failure {
             Failure::new(Exit::Conflict, "E-REFUND-06", refusal).hint("make a new id for each refund")
         }
     }
+}
+
+pub(crate) fn void(refusal: &VoidRefusal) -> Failure {
+    match refusal {
+        VoidRefusal::NoSuchPass => Failure::new(Exit::NotFound, "E-PASS-04", refusal).hint("keyserver pass ls"),
+        VoidRefusal::Bought(order) => Failure::new(Exit::Conflict, "E-PASS-05", refusal)
+            .hint(format!("give the money back with `keyserver order refund {order}`: the pass goes with it")),
+    }
+}
+
+pub(crate) fn bill(refusal: &BillRefusal) -> Failure {
+    match refusal {
+        BillRefusal::NotOver(_) => Failure::new(Exit::Usage, "E-BILL-01", refusal).hint("close it when it is over"),
+        BillRefusal::OtherCurrency => Failure::new(Exit::Conflict, "E-BILL-02", refusal)
+            .hint("close the months in which it owes, then change the currency"),
+        BillRefusal::Full(limit) => payers_full(limit),
+    }
+}
+
+pub(crate) fn payers_full(limit: &Full) -> Failure {
+    Failure::new(Exit::Storage, "E-BILL-03", limit).hint("no more accounts can be set up to pay this way")
 }
 
 /// A pass code that nobody sold.

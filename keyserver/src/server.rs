@@ -11,18 +11,27 @@ use daemon::serve::{App, Bound};
 use daemon::token::{self, OperatorToken};
 use daemon::{DataFolder, Exit, Failure, Health, Metrics, Shutdown};
 use swarm_proto::id::ServerId;
+use swarm_proto::keyserver::cashier as cashier_machine;
 use swarm_proto::pb::FILE_DESCRIPTOR_SET;
+use tokio::sync::mpsc;
 
 use crate::anchor::{self, Anchor};
 use crate::books::{self, Books, Setting, Watched};
 use crate::caller::Doorkeeper;
-use crate::config::Config;
+use crate::cashier::{self, Detours};
+use crate::checkout::{self, Checkout};
+use crate::config::{self, Config};
+use crate::gateway::Gateways;
+use crate::gateway::bill::BillDesk;
+use crate::gateway::pass::PassDesk;
+use crate::gateway::stripe::Stripe;
+use crate::gateway::till::TillDesk;
 use crate::journal::Journal;
 use crate::journal::shelf::Shelf;
 use crate::secret::WebhookSecrets;
 use crate::services::{self, Context, Counters};
 use crate::vault::Keys;
-use crate::{page, refusals, till};
+use crate::{console, page, provider_hook, refusals, till};
 
 /// The name given to publishers that the configuration admits.
 const CONFIGURED: &str = "from the configuration";
@@ -65,9 +74,22 @@ pub async fn run(
     let token = OperatorToken::open_or_create(&folder.file(token::FILE))?;
     let counters = Counters::new(&metrics);
     let context = Context { books: books.clone(), keys, doorkeeper, counters };
-    let web = page::routes(&config.name, ready.id, books)
-        .merge(till::routes(context.clone(), WebhookSecrets::new(folder.path())));
-    let grpc = services::routes(&context, &token);
+    let secrets = WebhookSecrets::new(folder.path());
+    let desks = open_desks(&config, &context, &secrets, &ready.url, &shutdown)?;
+    let mut web = page::routes(&config.name, ready.id, books.clone())
+        .merge(till::routes(context.clone(), secrets))
+        .merge(desks.pages.routes())
+        .merge(console::routes(
+            &config.name,
+            books.clone(),
+            desks.gateways.clone(),
+            token.clone(),
+            ready.url.starts_with("https://"),
+        ));
+    if let Some(stripe) = desks.gateways.stripe.clone() {
+        web = web.merge(provider_hook::routes(stripe, books, context.counters.clone()));
+    }
+    let grpc = services::routes(&context, &desks.gateways, desks.pages, &token);
     let app = App { grpc, web, descriptors: FILE_DESCRIPTOR_SET, health, metrics };
 
     folder.note_endpoint(&ready.url)?;
@@ -75,6 +97,53 @@ pub async fn run(
     announce(&ready)?;
     bound.serve(app, shutdown.token()).await?;
     Ok(shutdown.drain().await)
+}
+
+/// Where people pay.
+struct Desks {
+    gateways: Gateways,
+    pages: Checkout,
+}
+
+/// Sets up the ways to pay and their pages, and starts to ask providers.
+fn open_desks(
+    config: &Config,
+    context: &Context,
+    secrets: &WebhookSecrets,
+    url: &str,
+    shutdown: &Shutdown,
+) -> Result<Desks, Failure> {
+    let Context { books, keys, counters, .. } = context;
+    let offers = config.passes.iter().map(config::PassKind::offer).collect::<Result<Vec<_>, _>>();
+    let offers = offers.map_err(|invalid| {
+        Failure::new(Exit::Config, "E-KEYSERVER-04", "a kind of pass cannot be sold").why(invalid.why)
+    })?;
+    let public_url = config.checkout.public_url.as_deref();
+    let return_to = public_url.map(|url| format!("{}{}", url.trim_end_matches('/'), checkout::RETURN));
+    let (nudge, nudges) = mpsc::channel(cashier::NUDGES);
+    let stripe = Stripe::open(&config.stripe, return_to, books.clone(), nudge)?.map(Arc::new);
+    let detours = Detours::default();
+    if let Some(stripe) = stripe.clone() {
+        let pace = cashier_machine::Config { at_a_time: config.stripe.at_a_time, ..Default::default() };
+        cashier::start(pace, stripe, books.clone(), counters.clone(), detours.clone(), nudges, shutdown);
+    }
+    let gateways = Gateways {
+        pass: Arc::new(PassDesk::new(books.clone(), Arc::clone(keys), counters.clone())),
+        bill: Arc::new(BillDesk::new(books.clone())),
+        till: Arc::new(TillDesk::new(books.clone(), secrets.clone(), config.checkout.till_url.clone())),
+        stripe,
+    };
+    let pages = Checkout::new(
+        &config.name,
+        books.clone(),
+        Arc::clone(keys),
+        gateways.clone(),
+        offers,
+        detours,
+        config.checkout.link_valid.get(),
+        public_url.unwrap_or(url),
+    );
+    Ok(Desks { gateways, pages })
 }
 
 /// Reads keys and journal, and starts to keep the books.

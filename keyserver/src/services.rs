@@ -3,8 +3,10 @@
 //! Each call is checked, put to the books, and answered; what is secret is opened only after the books have let the
 //! answer go, so that no key is in memory for a request that is refused.
 
+pub(crate) mod checkout;
 pub(crate) mod deposits;
 pub(crate) mod operator;
+pub(crate) mod payments;
 pub(crate) mod rights;
 pub(crate) mod shop;
 
@@ -14,8 +16,10 @@ use daemon::token::OperatorToken;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use swarm_proto::pb::keyserver::checkout_server::CheckoutServer;
 use swarm_proto::pb::keyserver::deposits_server::DepositsServer;
 use swarm_proto::pb::keyserver::operator_server::OperatorServer;
+use swarm_proto::pb::keyserver::payments_server::PaymentsServer;
 use swarm_proto::pb::keyserver::rights_server::RightsServer;
 use swarm_proto::pb::keyserver::shop_server::ShopServer;
 use tonic::service::Routes;
@@ -24,7 +28,9 @@ use tonic::{Request, Status};
 
 use crate::books::Books;
 use crate::caller::{Caller, Doorkeeper};
+use crate::checkout::Checkout;
 use crate::clock;
+use crate::gateway::Gateways;
 use crate::vault::Keys;
 
 /// Largest deposit: an entry of 64 KiB, its signature, a wrapped key.
@@ -89,14 +95,21 @@ impl Counters {
 }
 
 /// All services on one router.
-pub(crate) fn routes(context: &Context, token: &OperatorToken) -> Routes {
+pub(crate) fn routes(context: &Context, gateways: &Gateways, pages: Checkout, token: &OperatorToken) -> Routes {
     let deposits =
         DepositsServer::new(deposits::Deposits::new(context.clone())).max_decoding_message_size(MAX_DEPOSIT_BYTES);
-    let shop = ShopServer::new(shop::Shop::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let shop = ShopServer::new(shop::Shop::new(context.clone(), Arc::clone(&gateways.pass)))
+        .max_decoding_message_size(MAX_REQUEST_BYTES);
     let rights = RightsServer::new(rights::Rights::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
     let operator =
         OperatorServer::new(operator::Operator::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let links =
+        CheckoutServer::new(checkout::Links::new(context.clone(), pages)).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let payments = PaymentsServer::new(payments::Payments::new(context.clone(), gateways.clone()))
+        .max_decoding_message_size(MAX_REQUEST_BYTES);
     Routes::new(deposits)
+        .add_service(links)
+        .add_service(InterceptedService::new(payments, token.guard()))
         .add_service(shop)
         .add_service(rights)
         .add_service(InterceptedService::new(operator, token.guard()))

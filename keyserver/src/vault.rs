@@ -15,8 +15,10 @@ use std::path::{Path, PathBuf};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
 use daemon::{DataFolder, Exit, Failure, secrets};
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
 use swarm_proto::code::PassCode;
-use swarm_proto::id::{ItemId, ServerId};
+use swarm_proto::id::{ItemId, OrderId, ServerId};
 use swarm_proto::keyserver::record::{EventId, PassId, SealedKey};
 use swarm_proto::seal::{ContentKey, KeyCommitment};
 use swarm_proto::signed::SigningKey;
@@ -169,6 +171,8 @@ pub enum VaultError {
 pub struct Vault {
     cipher: XChaCha20Poly1305,
     pass_key: Zeroizing<[u8; 32]>,
+    bought_key: Zeroizing<[u8; 32]>,
+    link_key: Zeroizing<[u8; 32]>,
     check: [u8; 32],
 }
 
@@ -177,6 +181,9 @@ impl Vault {
         Vault {
             cipher: Vault::cipher(master),
             pass_key: Zeroizing::new(*pass_key),
+            // From what is carried over when the master key changes: a code that was sold is found again by its order.
+            bought_key: Zeroizing::new(blake3::derive_key("reelswarm v1 keyserver bought passes", pass_key)),
+            link_key: Zeroizing::new(blake3::derive_key("reelswarm v1 keyserver checkout links", master)),
             check: blake3::derive_key("reelswarm v1 keyserver master key check", master),
         }
     }
@@ -238,6 +245,23 @@ impl Vault {
         if key.commitment() == *commitment { Ok(key) } else { Err(VaultError::WrongKey) }
     }
 
+    /// The code of the pass that an order buys: always the same, and written down nowhere.
+    pub fn bought_code(&self, order: &OrderId) -> PassCode {
+        let seed = blake3::keyed_hash(&self.bought_key, order.as_bytes());
+        PassCode::generate(&mut ChaCha20Rng::from_seed(*seed.as_bytes()))
+    }
+
+    /// The keyed hash that a link to the checkout pages bears.
+    pub(crate) fn link_mac(&self, said: &[u8]) -> blake3::Hash {
+        blake3::keyed_hash(&self.link_key, said)
+    }
+
+    /// A vault under a master key of this byte.
+    #[cfg(test)]
+    pub(crate) fn of_tests(byte: u8) -> Vault {
+        Vault::new(&[byte; 32])
+    }
+
     /// The name under which a pass is known.
     pub fn pass_id(&self, code: &PassCode) -> PassId {
         PassId::from_bytes(*blake3::keyed_hash(&self.pass_key, code.reveal().as_bytes()).as_bytes())
@@ -247,6 +271,11 @@ impl Vault {
 /// The name under which a message of a till is known.
 pub fn event_id(webhook_id: &str) -> EventId {
     EventId::from_bytes(blake3::derive_key("reelswarm v1 keyserver webhook id", webhook_id.as_bytes()))
+}
+
+/// The name under which a dispute is known.
+pub(crate) fn dispute_hash(dispute: &str) -> [u8; 32] {
+    blake3::derive_key("reelswarm v1 keyserver dispute", dispute.as_bytes())
 }
 
 #[cfg(test)]

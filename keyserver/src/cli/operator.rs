@@ -10,14 +10,16 @@ use daemon::{DataFolder, Exit, Failure, tls};
 use serde::Serialize;
 use swarm_proto::catalog::{Currency, Money};
 use swarm_proto::id::{ItemId, OrderId, PublisherId};
+use swarm_proto::keyserver::record::PassId;
 use swarm_proto::pb::keyserver as pb;
 use swarm_proto::pb::keyserver::operator_client::OperatorClient;
+use swarm_proto::pb::keyserver::payments_client::PaymentsClient;
 use swarm_proto::time::Utc;
 use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
-use super::Global;
+use super::{Global, money};
 
 /// Orders asked for at a time.
 const PAGE: u32 = 500;
@@ -26,12 +28,31 @@ const PAGE: u32 = 500;
 pub(super) enum PassCommand {
     /// Make a pass and print its code, which is shown only now
     Create {
-        /// How many titles it pays for
+        /// How many titles it pays for; left out: whatever is ordered while it lasts
         #[arg(long, value_name = "N")]
-        credits: u32,
+        credits: Option<u32>,
         /// How long it is worth something, such as 90d
         #[arg(long, value_name = "DURATION")]
         valid: Duration,
+    },
+    /// List passes
+    Ls {
+        /// How many
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: u32,
+    },
+    /// Show what a pass holds
+    Show {
+        /// Its code, or its id as `pass ls` prints it
+        pass: String,
+    },
+    /// Take back a pass made here; one that was bought is refunded with its order
+    Refund {
+        /// Its id, as `pass ls` prints it
+        pass: PassId,
+        /// Why; kept in the journal
+        #[arg(long)]
+        reason: String,
     },
 }
 
@@ -43,10 +64,26 @@ pub(super) enum OrderCommand {
         #[arg(long, value_name = "N", default_value_t = 50)]
         limit: u32,
     },
-    /// Refund an order: no key of it leaves any more, credits of a pass go back to the pass
+    /// List orders that wait for a provider for more than five minutes
+    Stuck,
+    /// Show an order
+    Show {
+        /// The order's code, as `order ls` prints it
+        order: OrderId,
+        /// With what happened to it
+        #[arg(long)]
+        timeline: bool,
+    },
+    /// Give money back: no key of the order leaves any more, credits of a pass go back to the pass
     Refund {
         /// The order's code, as `order ls` prints it
         order: OrderId,
+        /// How much, in the currency's minor unit [default: all that is left]
+        #[arg(long, value_name = "N")]
+        minor: Option<u64>,
+        /// What was bought stays: a goodwill
+        #[arg(long)]
+        keep_rights: bool,
         /// Why; kept in the journal
         #[arg(long)]
         reason: String,
@@ -73,7 +110,13 @@ struct NewPass {
 }
 
 pub(super) async fn pass(global: &Global, command: PassCommand) -> anyhow::Result<Exit> {
-    let PassCommand::Create { credits, valid } = command;
+    let (credits, valid) = match command {
+        PassCommand::Create { credits: Some(credits), valid } => (credits, valid),
+        PassCommand::Create { credits: None, valid } => return money::create_time_pass(global, valid).await,
+        PassCommand::Ls { limit } => return money::passes(global, limit).await,
+        PassCommand::Show { pass } => return money::show_pass(global, &pass).await,
+        PassCommand::Refund { pass, reason } => return money::void_pass(global, pass, reason).await,
+    };
     let mut keyserver = Keyserver::reach(global).await?;
     let valid_ms = u64::try_from(valid.get().as_millis()).unwrap_or(u64::MAX);
     let made = keyserver.client.create_pass(pb::CreatePassRequest { credits, valid_ms }).await;
@@ -84,12 +127,12 @@ pub(super) async fn pass(global: &Global, command: PassCommand) -> anyhow::Resul
 }
 
 #[derive(Serialize)]
-struct OrderLine {
-    order: String,
+pub(super) struct OrderLine {
+    pub(super) order: String,
     /// Of an order for a title; one for a pass has none.
     item: Option<String>,
     offer: String,
-    state: &'static str,
+    pub(super) state: &'static str,
     amount_minor: u64,
     currency: String,
     created: String,
@@ -98,18 +141,17 @@ struct OrderLine {
 }
 
 pub(super) async fn order(global: &Global, command: OrderCommand) -> anyhow::Result<Exit> {
-    let mut keyserver = Keyserver::reach(global).await?;
     match command {
         OrderCommand::Ls { limit } => {
+            let mut keyserver = Keyserver::reach(global).await?;
             let orders = keyserver.orders(limit).await?;
             let lines = orders.into_iter().map(line).collect::<anyhow::Result<Vec<_>>>()?;
             global.print(&lines, || table(&lines))
         }
-        OrderCommand::Refund { order, reason } => {
-            let request = pb::RefundOrderRequest { order: order.to_vec(), reason };
-            let refunded = keyserver.client.refund_order(request).await.map_err(|status| keyserver.failure(&status))?;
-            let refunded = line(refunded.into_inner())?;
-            global.print(&refunded, || format!("{} is refunded\n", refunded.order))
+        OrderCommand::Stuck => money::stuck(global).await,
+        OrderCommand::Show { order, timeline } => money::show_order(global, order, timeline).await,
+        OrderCommand::Refund { order, minor, keep_rights, reason } => {
+            money::refund(global, order, minor, keep_rights, reason).await
         }
     }
 }
@@ -133,20 +175,28 @@ pub(super) async fn publisher(global: &Global, command: PublisherCommand) -> any
 }
 
 /// The keyserver that runs on a data folder.
-struct Keyserver {
+pub(super) struct Keyserver {
     client: OperatorClient<InterceptedService<Channel, Bearer>>,
+    payments: PaymentsClient<InterceptedService<Channel, Bearer>>,
     url: String,
 }
 
 impl Keyserver {
-    async fn reach(global: &Global) -> Result<Keyserver, Failure> {
+    pub(super) async fn reach(global: &Global) -> Result<Keyserver, Failure> {
         let folder = DataFolder::inspect(global.data_folder()?)?;
         let url = folder.endpoint()?;
         let token = OperatorToken::read(&folder.file(token::FILE))?;
         let ca_file = Some(tls::self_signed_certificate(folder.path())).filter(|path| path.exists());
         // The token never leaves the machine in clear: the folder of the daemon is here, so the daemon is too.
         let channel = client::connect(&url, &Trust { ca_file, insecure: false }).await?;
-        Ok(Keyserver { client: OperatorClient::with_interceptor(channel, token.bearer()), url })
+        let client = OperatorClient::with_interceptor(channel.clone(), token.bearer());
+        let payments = PaymentsClient::with_interceptor(channel, token.bearer());
+        Ok(Keyserver { client, payments, url })
+    }
+
+    /// The questions about money.
+    pub(super) fn payments(&mut self) -> &mut PaymentsClient<InterceptedService<Channel, Bearer>> {
+        &mut self.payments
     }
 
     async fn orders(&mut self, limit: u32) -> Result<Vec<pb::Order>, Failure> {
@@ -166,12 +216,12 @@ impl Keyserver {
         }
     }
 
-    fn failure(&self, status: &Status) -> Failure {
+    pub(super) fn failure(&self, status: &Status) -> Failure {
         client::failure(&self.url, status)
     }
 }
 
-fn line(order: pb::Order) -> anyhow::Result<OrderLine> {
+pub(super) fn line(order: pb::Order) -> anyhow::Result<OrderLine> {
     let state = match order.state() {
         pb::OrderState::Unspecified => "unknown",
         pb::OrderState::Pending => "pending",
@@ -197,7 +247,7 @@ fn line(order: pb::Order) -> anyhow::Result<OrderLine> {
     })
 }
 
-fn table(lines: &[OrderLine]) -> String {
+pub(super) fn table(lines: &[OrderLine]) -> String {
     let mut text = String::new();
     for line in lines {
         let OrderLine { order, item, offer, state, created, .. } = line;

@@ -3,15 +3,12 @@
 //! An order belongs to the account of the caller's membership. A key is unsealed, held against its commitment and
 //! wrapped to the caller only after the grant is in the journal.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
 use daemon::{Exit, Failure};
-use swarm_proto::code::PassCode;
-use swarm_proto::id::{AccountId, ItemId, OrderId};
-use swarm_proto::keyserver::attempts::Attempts;
+use swarm_proto::id::{ItemId, OrderId};
 use swarm_proto::keyserver::ledger::Release;
-use swarm_proto::keyserver::record::{IdempotencyKey, PassId};
-use swarm_proto::keyserver::refusals::PayRefusal;
+use swarm_proto::keyserver::record::IdempotencyKey;
 use swarm_proto::pb::keyserver as pb;
 use swarm_proto::pb::keyserver::shop_server;
 use swarm_proto::seal::Released;
@@ -22,16 +19,18 @@ use tonic::{Request, Response, Status};
 use super::Context;
 use crate::caller::Caller;
 use crate::convert::{id, optional_item, order, order_id, page, page_request, refuse, settled};
+use crate::gateway::pass::PassDesk;
+use crate::gateway::{Instrument, PaymentGateway, Purchase};
 use crate::{clock, refusals};
 
 pub(crate) struct Shop {
     context: Context,
-    attempts: Mutex<Attempts>,
+    passes: Arc<PassDesk>,
 }
 
 impl Shop {
-    pub(crate) fn new(context: Context) -> Shop {
-        Shop { context, attempts: Mutex::default() }
+    pub(crate) fn new(context: Context, passes: Arc<PassDesk>) -> Shop {
+        Shop { context, passes }
     }
 
     async fn create(&self, caller: Caller, request: pb::CreateOrderRequest) -> Result<pb::Order, Status> {
@@ -47,26 +46,17 @@ impl Shop {
     }
 
     async fn pay(&self, caller: Caller, request: pb::PayWithPassRequest) -> Result<pb::Order, Status> {
-        let account = caller.asker.account;
-        let order_id = order_id(&request.order)?;
-        let pass = self.pass_of(account, &request.code)?;
-        let paid = self.context.books.pay_with_pass(account, order_id, pass).await;
-        if matches!(paid, Ok(Err(PayRefusal::WrongCode))) {
-            self.count_wrong(account);
-        }
-        let standing = settled(paid, refusals::pay)?;
-        tracing::info!(order = %order_id, "order paid with a pass");
-        Ok(order(standing))
+        let purchase = Purchase { account: caller.asker.account, order: order_id(&request.order)? };
+        Ok(order(self.passes.begin(purchase, Instrument::Code(request.code)).await?))
     }
 
     async fn look_at_pass(&self, caller: Caller, code: &str) -> Result<pb::Pass, Status> {
-        let account = caller.asker.account;
-        let pass = self.pass_of(account, code)?;
-        let Some((bought, left, expires)) = self.context.books.pass(pass).await.map_err(Failure::from)? else {
-            self.count_wrong(account);
-            return Err(refusals::wrong_code().into());
-        };
-        Ok(pb::Pass { credits_bought: bought, credits_left: left, expires_utc_ms: expires.as_millis() })
+        let pass = self.passes.look(caller.asker.account, code).await?;
+        Ok(pb::Pass {
+            credits_bought: pass.credits_bought(),
+            credits_left: pass.credits_left(),
+            expires_utc_ms: pass.expires().as_millis(),
+        })
     }
 
     async fn grant(&self, caller: Caller, order: &[u8]) -> Result<pb::Grant, Status> {
@@ -105,33 +95,6 @@ impl Shop {
                     .hint("enrol the device again: its HPKE key is unusable")
             })?;
         Ok(pb::Grant { licence: Some(signed.into()), key: Some(wrapped.into()), utc_ms: clock::utc().as_millis() })
-    }
-
-    /// The pass that a code names, unless the account has tried too many wrong ones.
-    fn pass_of(&self, account: AccountId, code: &str) -> Result<PassId, Status> {
-        let admitted = self.attempts(|attempts| attempts.admit(clock::now().mono, &account));
-        if let Err(wait) = admitted {
-            self.context.counters.count("pass code", "held up");
-            return Err(Failure::new(Exit::Storage, "E-PASS-02", "too many wrong pass codes")
-                .hint(format!("try again in {} minutes", wait.as_secs().div_ceil(60)))
-                .into());
-        }
-        // A typing error is found by the check character and costs no attempt: it says nothing about any pass.
-        let code = PassCode::parse(code).map_err(|error| {
-            Failure::new(Exit::Usage, "E-PASS-03", "this is not a pass code")
-                .why(error)
-                .hint("check the code and type it again")
-        })?;
-        Ok(self.context.keys.vault.pass_id(&code))
-    }
-
-    fn count_wrong(&self, account: AccountId) {
-        self.context.counters.count("pass code", "wrong");
-        self.attempts(|attempts| attempts.handle_wrong(clock::now().mono, account));
-    }
-
-    fn attempts<T>(&self, act: impl FnOnce(&mut Attempts) -> T) -> T {
-        act(&mut self.attempts.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod audit;
 mod crash_points;
+mod checkout;
 mod crashes;
 mod history;
 mod honesty;
@@ -10,6 +11,8 @@ mod operator;
 mod process;
 mod rights;
 mod sales;
+mod stripe;
 mod tills;
 mod volumes;
+mod web;
 mod world;

@@ -407,6 +407,11 @@ macro_rules! hash_id {
             pub const fn from_bytes(bytes: [u8; 32]) -> Self {
                 Self(Hex(bytes))
             }
+
+            /// The bytes, as protobuf fields want them.
+            pub fn to_vec(&self) -> Vec<u8> {
+                self.0.0.to_vec()
+            }
         }
 
         impl fmt::Debug for $name {
