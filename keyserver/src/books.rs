@@ -5,6 +5,8 @@
 //! be written, everything decided on since is forgotten by replaying the journal, whoever asked is told so, and until
 //! the disk takes records again, only questions that write nothing are answered.
 
+pub mod rights;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;

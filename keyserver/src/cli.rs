@@ -1,10 +1,11 @@
 //! The command line: the daemon, and what its operator asks of it.
 //!
-//! Commands about passes, orders and publishers ask the keyserver that runs on the data folder, with the operator's
+//! Commands about passes, orders, grants and publishers ask the keyserver that runs on the data folder, with the operator's
 //! token from there. `audit` and `webhook` work on the files, whether it runs or not.
 
 mod audit;
 mod operator;
+mod rights;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -24,8 +25,7 @@ use crate::{secret, server, vault};
 const EXAMPLES: &str = "\
 Examples:
   keyserver run --trust-tracker 4f1c…         sell keys to that tracker's devices
-  keyserver pass create --credits 10 --valid 90d
-  keyserver audit verify                      check the journal's chain";
+  keyserver pass create --credits 10 --valid 90d";
 
 const TEMPLATE: &str =
     "{about}\n\n{before-help}{usage-heading} {usage}\n\nCommands:\n{subcommands}\n\nOptions:\n{options}";
@@ -52,6 +52,9 @@ enum Command {
     /// Look at orders, refund them
     #[command(subcommand)]
     Order(operator::OrderCommand),
+    /// See who has the key of an order, take it back
+    #[command(subcommand)]
+    Grant(rights::GrantCommand),
     /// Admit publishers
     #[command(subcommand)]
     Publisher(operator::PublisherCommand),
@@ -116,6 +119,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
         Command::Run(args) => run_daemon(&global, args).await,
         Command::Pass(command) => operator::pass(&global, command).await,
         Command::Order(command) => operator::order(&global, command).await,
+        Command::Grant(command) => rights::grant(&global, command).await,
         Command::Publisher(command) => operator::publisher(&global, command).await,
         Command::Audit(command) => audit::run(&global, command),
         Command::Webhook(WebhookCommand::Secret(SecretCommand::New)) => new_webhook_secret(&global),

@@ -63,7 +63,7 @@ pub async fn run(
     let context = Context { books: books.clone(), keys: Arc::new(keys), doorkeeper, counters };
     let web = page::routes(&config.name, ready.id, books)
         .merge(till::routes(context.clone(), WebhookSecrets::new(folder.path())));
-    let grpc = services::routes(&context, &token);
+    let grpc = services::routes(&context, &config, &token);
     let app = App { grpc, web, descriptors: FILE_DESCRIPTOR_SET, health, metrics };
 
     folder.note_endpoint(&ready.url)?;

@@ -16,6 +16,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use swarm_proto::pb::keyserver::deposits_server::DepositsServer;
 use swarm_proto::pb::keyserver::operator_server::OperatorServer;
+use swarm_proto::pb::keyserver::rights_operator_server::RightsOperatorServer;
 use swarm_proto::pb::keyserver::rights_server::RightsServer;
 use swarm_proto::pb::keyserver::shop_server::ShopServer;
 use tonic::service::Routes;
@@ -25,6 +26,7 @@ use tonic::{Request, Status};
 use crate::books::Books;
 use crate::caller::{Caller, Doorkeeper};
 use crate::clock;
+use crate::config::Config;
 use crate::vault::Keys;
 
 /// Largest deposit: an entry of 64 KiB, its signature, a wrapped key.
@@ -89,15 +91,19 @@ impl Counters {
 }
 
 /// All services on one router.
-pub(crate) fn routes(context: &Context, token: &OperatorToken) -> Routes {
+pub(crate) fn routes(context: &Context, config: &Config, token: &OperatorToken) -> Routes {
     let deposits =
         DepositsServer::new(deposits::Deposits::new(context.clone())).max_decoding_message_size(MAX_DEPOSIT_BYTES);
     let shop = ShopServer::new(shop::Shop::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
-    let rights = RightsServer::new(rights::Rights::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let rights = rights::Rights::new(context.clone(), &config.play);
+    let rights = RightsServer::new(rights).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let rights_operator =
+        RightsOperatorServer::new(rights::Operator::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
     let operator =
         OperatorServer::new(operator::Operator::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
     Routes::new(deposits)
         .add_service(shop)
         .add_service(rights)
+        .add_service(InterceptedService::new(rights_operator, token.guard()))
         .add_service(InterceptedService::new(operator, token.guard()))
 }
