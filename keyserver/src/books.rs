@@ -10,6 +10,8 @@
 
 pub(crate) mod money;
 
+pub mod rights;
+
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;

@@ -1,6 +1,6 @@
 //! The command line: the daemon, and what its operator asks of it.
 //!
-//! Commands about passes, orders and publishers ask the keyserver that runs on the data folder, with the operator's
+//! Commands about passes, orders, grants and publishers ask the keyserver that runs on the data folder, with the operator's
 //! token from there. `audit` and `webhook` work on the files, whether it runs or not.
 
 mod audit;
@@ -8,6 +8,7 @@ mod key;
 mod money;
 mod operator;
 mod recover;
+mod rights;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -60,6 +61,9 @@ enum Command {
     /// The ways to pay
     #[command(subcommand)]
     Gateway(money::GatewayCommand),
+    /// See who has the key of an order, take it back
+    #[command(subcommand)]
+    Grant(rights::GrantCommand),
     /// Admit publishers
     #[command(subcommand)]
     Publisher(operator::PublisherCommand),
@@ -135,6 +139,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
         Command::Order(command) => operator::order(&global, command).await,
         Command::Billing(command) => money::billing(&global, command).await,
         Command::Gateway(command) => money::gateway(&global, command).await,
+        Command::Grant(command) => rights::grant(&global, command).await,
         Command::Publisher(command) => operator::publisher(&global, command).await,
         Command::Audit(command) => audit::run(&global, command),
         Command::Key(command) => key::run(&global, command),

@@ -9,6 +9,7 @@ use swarm_proto::catalog::{Currency, Money};
 use swarm_proto::id::{PublisherId, ServerId};
 use swarm_proto::keyserver::ledger;
 use swarm_proto::keyserver::passes::{Holds, MAX_CREDITS};
+use swarm_proto::keyserver::orders::MAX_REPLACEMENTS;
 
 /// The port a keyserver listens on unless it is told otherwise.
 const PORT: u16 = 7002;
@@ -31,6 +32,10 @@ const MAX_LINK_VALID: std::time::Duration = std::time::Duration::from_secs(24 * 
 /// The longest that one question to a provider may take.
 const MAX_PROVIDER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// How often a device may be asked to say that it plays.
+const REPORT_EVERY: std::ops::RangeInclusive<std::time::Duration> =
+    std::time::Duration::from_secs(1)..=std::time::Duration::from_secs(600);
+
 /// The configuration of a keyserver.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -45,6 +50,8 @@ pub struct Config {
     pub server: serve::Config,
     /// What an order may do.
     pub orders: Orders,
+    /// How many devices play.
+    pub play: Play,
     /// How much is kept.
     pub limits: Limits,
     /// How the journal is kept.
@@ -184,6 +191,38 @@ pub struct Orders {
     pub devices_per_order: usize,
     /// Orders of one account that wait for money at a time.
     pub open_per_account: usize,
+    /// How often a lost or broken device of one order may be replaced within the window.
+    pub replacements: usize,
+    /// Within which time replacements are counted.
+    pub replacement_window: units::Duration,
+}
+
+/// How many devices play.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Play {
+    /// Devices of one account that play at a time.
+    pub devices_at_a_time: Devices,
+    /// How often a device that plays says so. Its place is free after three times of silence.
+    pub report_every: units::Duration,
+}
+
+/// A number of devices, or the word "unlimited".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Devices {
+    /// So many.
+    AtMost(usize),
+    /// As many as there are.
+    Unlimited(Unlimited),
+}
+
+/// The word for no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unlimited {
+    /// No limit.
+    Unlimited,
 }
 
 /// How much is kept: all of it is in memory.
@@ -210,6 +249,8 @@ impl Config {
         ledger::Config {
             open_for: self.orders.open_for.get(),
             max_devices_per_order: self.orders.devices_per_order,
+            max_replacements: self.orders.replacements,
+            replacement_window: self.orders.replacement_window.get(),
             max_open_orders_per_account: self.orders.open_per_account,
             max_orders_per_account: self.limits.orders_per_account,
             max_orders: self.limits.orders,
@@ -229,6 +270,7 @@ impl Default for Config {
             publishers: Vec::new(),
             server: serve::Config::on_loopback(PORT),
             orders: Orders::default(),
+            play: Play::default(),
             limits: Limits::default(),
             journal: Journal::default(),
             vault: Vault::default(),
@@ -252,6 +294,17 @@ impl Default for Orders {
             open_for: units::Duration(ledger.open_for),
             devices_per_order: ledger.max_devices_per_order,
             open_per_account: ledger.max_open_orders_per_account,
+            replacements: ledger.max_replacements,
+            replacement_window: units::Duration(ledger.replacement_window),
+        }
+    }
+}
+
+impl Default for Play {
+    fn default() -> Play {
+        Play {
+            devices_at_a_time: Devices::AtMost(2),
+            report_every: units::Duration(std::time::Duration::from_secs(30)),
         }
     }
 }
@@ -283,6 +336,7 @@ impl Settings for Config {
         }
         let positive = [
             ("orders.devices_per_order", self.orders.devices_per_order),
+            ("orders.replacements", self.orders.replacements),
             ("orders.open_per_account", self.orders.open_per_account),
             ("limits.orders", self.limits.orders),
             ("limits.orders_per_account", self.limits.orders_per_account),
@@ -294,6 +348,23 @@ impl Settings for Config {
         ];
         if let Some((key, _)) = positive.into_iter().find(|(_, limit)| *limit == 0) {
             return Err(Invalid::new(key, "zero means none at all, and nothing could be sold", "at least 1"));
+        }
+        if self.orders.replacements > MAX_REPLACEMENTS {
+            return Err(Invalid::new(
+                "orders.replacements",
+                "so many are not remembered",
+                format!("at most {MAX_REPLACEMENTS}"),
+            ));
+        }
+        if self.play.devices_at_a_time == Devices::AtMost(0) {
+            return Err(Invalid::new("play.devices_at_a_time", "nobody could play", "at least 1, or \"unlimited\""));
+        }
+        if !REPORT_EVERY.contains(&self.play.report_every.get()) {
+            return Err(Invalid::new(
+                "play.report_every",
+                "too often costs everybody, too rarely misses them",
+                "1s to 10min",
+            ));
         }
         if self.orders.open_for.get().is_zero() {
             return Err(Invalid::new("orders.open_for", "every order would expire at once", "for example \"24h\""));

@@ -47,9 +47,14 @@ pub(crate) fn page_request(page_size: u32, page_token: &[u8]) -> Result<(Option<
     }
 }
 
-pub(crate) fn page(page: Page) -> pb::ListOrdersResponse {
+/// What continues a list at a place.
+pub(crate) fn page_token(next: Option<usize>) -> Vec<u8> {
     // Orders are counted in at most a few million: their places fit.
-    let next_page_token = page.next.map(|place| (place as u32).to_be_bytes().to_vec()).unwrap_or_default();
+    next.map(|place| (place as u32).to_be_bytes().to_vec()).unwrap_or_default()
+}
+
+pub(crate) fn page(page: Page) -> pb::ListOrdersResponse {
+    let next_page_token = page_token(page.next);
     pb::ListOrdersResponse { orders: page.orders.into_iter().map(order).collect(), next_page_token }
 }
 

@@ -6,9 +6,10 @@
 use daemon::{Exit, Failure};
 use swarm_proto::invalid::Invalid;
 use swarm_proto::keyserver::grants::GrantRefusal;
+use swarm_proto::keyserver::players::PlayersRefusal;
 use swarm_proto::keyserver::refusals::{
-    AdmitRefusal, BillRefusal, DepositRefusal, Full, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, RefundRefusal,
-    TillRefusal, VoidRefusal,
+    AdmitRefusal, BillRefusal, DepositRefusal, Full, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, PlayRefusal, RefundRefusal,
+    ReplaceRefusal, TillRefusal, VoidRefusal, WithdrawRefusal,
 };
 use tonic::{Code, Status};
 
@@ -167,8 +168,54 @@ pub(crate) fn grant(refusal: &GrantRefusal) -> Failure {
         GrantRefusal::NotATitle => Failure::new(Exit::Usage, "E-GRANT-06", refusal).hint("order a title"),
         GrantRefusal::TooEarly(begin) => closed("TOO_EARLY").hint(format!("ask again at {begin}")),
         GrantRefusal::TooLate(_) => closed("TOO_LATE").hint("order again, if the title is still offered"),
-        GrantRefusal::TooManyDevices(_) => {
-            closed("TOO_MANY_DEVICES").hint("watch on one of the devices that have the key, or order again")
+        GrantRefusal::DeviceRevoked => device_revoked(refusal),
+        GrantRefusal::TooManyDevices(_) => closed("TOO_MANY_DEVICES")
+            .hint("watch on one of the devices that have the key, or take the place of one: peer-node pay TITLE --replaces DEVICE"),
+    }
+}
+
+fn device_revoked(refusal: &dyn std::fmt::Display) -> Failure {
+    Failure::new(Exit::NotAllowed, "DEVICE_REVOKED", refusal).hint("ask the operator why")
+}
+
+pub(crate) fn play(refusal: &PlayRefusal) -> Failure {
+    match refusal {
+        PlayRefusal::Look(refusal) => look(refusal),
+        PlayRefusal::NoGrant => {
+            Failure::new(Exit::Payment, "NO_GRANT", refusal).hint("buy it again, or take the place of another device")
+        }
+        PlayRefusal::DeviceRevoked => device_revoked(refusal),
+    }
+}
+
+pub(crate) fn players(refusal: &PlayersRefusal) -> Failure {
+    match refusal {
+        PlayersRefusal::TooMany { .. } => Failure::new(Exit::Conflict, "TOO_MANY_PLAYING", refusal)
+            .hint("stop one of them, or take its place: peer-node play TITLE --take-over"),
+        PlayersRefusal::TakenOver { .. } => Failure::new(Exit::Conflict, "TAKEN_OVER", refusal)
+            .hint("to go on here, begin again: peer-node play TITLE --take-over"),
+        PlayersRefusal::Full => Failure::new(Exit::Storage, "E-PLAYERS-01", refusal)
+            .hint("try again later; the operator runs another keyserver for some of the accounts"),
+    }
+}
+
+pub(crate) fn replace(refusal: &ReplaceRefusal) -> Failure {
+    match refusal {
+        ReplaceRefusal::Grant(refusal) => grant(refusal),
+        ReplaceRefusal::NoSuchDevice => {
+            Failure::new(Exit::NotFound, "E-GRANT-04", refusal).hint("name a device of this account that has the key")
+        }
+        ReplaceRefusal::Itself => Failure::new(Exit::Usage, "E-GRANT-05", refusal).hint("name the device that is lost"),
+        ReplaceRefusal::TooOften(again) => Failure::new(Exit::Payment, "TOO_MANY_REPLACEMENTS", refusal)
+            .hint(format!("ask again at {again}, or order again")),
+    }
+}
+
+pub(crate) fn withdraw(refusal: &WithdrawRefusal) -> Failure {
+    match refusal {
+        WithdrawRefusal::Look(refusal) => look(refusal),
+        WithdrawRefusal::NoGrant => {
+            Failure::new(Exit::NotFound, "E-GRANT-06", refusal).hint("see who has it: keyserver grant ls ORDER")
         }
     }
 }

@@ -89,7 +89,7 @@ pub async fn run(
     if let Some(stripe) = desks.gateways.stripe.clone() {
         web = web.merge(provider_hook::routes(stripe, books, context.counters.clone()));
     }
-    let grpc = services::routes(&context, &desks.gateways, desks.pages, &token);
+    let grpc = services::routes(&context, &config, &desks.gateways, desks.pages, &token);
     let app = App { grpc, web, descriptors: FILE_DESCRIPTOR_SET, health, metrics };
 
     folder.note_endpoint(&ready.url)?;

@@ -20,6 +20,7 @@ use swarm_proto::pb::keyserver::checkout_server::CheckoutServer;
 use swarm_proto::pb::keyserver::deposits_server::DepositsServer;
 use swarm_proto::pb::keyserver::operator_server::OperatorServer;
 use swarm_proto::pb::keyserver::payments_server::PaymentsServer;
+use swarm_proto::pb::keyserver::rights_operator_server::RightsOperatorServer;
 use swarm_proto::pb::keyserver::rights_server::RightsServer;
 use swarm_proto::pb::keyserver::shop_server::ShopServer;
 use tonic::service::Routes;
@@ -31,6 +32,7 @@ use crate::caller::{Caller, Doorkeeper};
 use crate::checkout::Checkout;
 use crate::clock;
 use crate::gateway::Gateways;
+use crate::config::Config;
 use crate::vault::Keys;
 
 /// Largest deposit: an entry of 64 KiB, its signature, a wrapped key.
@@ -95,12 +97,21 @@ impl Counters {
 }
 
 /// All services on one router.
-pub(crate) fn routes(context: &Context, gateways: &Gateways, pages: Checkout, token: &OperatorToken) -> Routes {
+pub(crate) fn routes(
+    context: &Context,
+    config: &Config,
+    gateways: &Gateways,
+    pages: Checkout,
+    token: &OperatorToken,
+) -> Routes {
     let deposits =
         DepositsServer::new(deposits::Deposits::new(context.clone())).max_decoding_message_size(MAX_DEPOSIT_BYTES);
     let shop = ShopServer::new(shop::Shop::new(context.clone(), Arc::clone(&gateways.pass)))
         .max_decoding_message_size(MAX_REQUEST_BYTES);
-    let rights = RightsServer::new(rights::Rights::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let rights = rights::Rights::new(context.clone(), &config.play);
+    let rights = RightsServer::new(rights).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let rights_operator =
+        RightsOperatorServer::new(rights::Operator::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
     let operator =
         OperatorServer::new(operator::Operator::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
     let links =
@@ -112,5 +123,6 @@ pub(crate) fn routes(context: &Context, gateways: &Gateways, pages: Checkout, to
         .add_service(InterceptedService::new(payments, token.guard()))
         .add_service(shop)
         .add_service(rights)
+        .add_service(InterceptedService::new(rights_operator, token.guard()))
         .add_service(InterceptedService::new(operator, token.guard()))
 }

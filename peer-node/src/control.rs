@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use daemon::exit::{Exit, Failure};
 use futures::Stream;
-use swarm_proto::id::{ItemId, TitleId};
+use swarm_proto::id::{DeviceId, ItemId, TitleId};
 use swarm_proto::pb::node as pb;
 use swarm_proto::pb::node::pair_progress::Progress;
 use tokio::sync::mpsc;
@@ -136,7 +136,9 @@ impl Control {
         let title = self.title(request.title).await?;
         let offer = Some(request.offer).filter(|offer| !offer.is_empty());
         let pass = Some(request.pass_code).filter(|code| !code.is_empty());
-        let purchase = self.sources.grants.buy(&title.entry, offer.as_deref(), pass.as_deref()).await?;
+        let replaces = Some(request.replaces).filter(|device| !device.is_empty());
+        let replaces = replaces.map(|device| DeviceId::try_from(device.as_slice())).transpose()?;
+        let purchase = self.sources.grants.buy(&title.entry, offer.as_deref(), pass.as_deref(), replaces).await?;
         Ok(pb::BuyResponse {
             order: purchase.order.map(|order| order.to_vec()).unwrap_or_default(),
             order_code: purchase.order.map(|order| order.to_string()).unwrap_or_default(),
@@ -146,9 +148,12 @@ impl Control {
         })
     }
 
-    async fn play(&self, query: Option<pb::TitleQuery>) -> Result<pb::GetPlayUrlResponse, Failure> {
-        let title = self.title(query).await?;
+    async fn play(&self, request: pb::GetPlayUrlRequest) -> Result<pb::GetPlayUrlResponse, Failure> {
+        let title = self.title(request.title).await?;
         let expiry = self.sources.grants.playable(&title.entry.item)?;
+        if request.take_over {
+            self.sources.grants.take_place(title.entry.item, true).await?;
+        }
         Ok(pb::GetPlayUrlResponse { url: self.sources.play_url(&title.entry.item), expiry: Some(expiry.into()) })
     }
 }
@@ -246,7 +251,7 @@ impl pb::node_server::Node for Control {
     }
 
     async fn get_play_url(&self, request: Request<pb::GetPlayUrlRequest>) -> Answer<pb::GetPlayUrlResponse> {
-        Ok(Response::new(self.play(request.into_inner().title).await?))
+        Ok(Response::new(self.play(request.into_inner()).await?))
     }
 }
 

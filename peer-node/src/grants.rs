@@ -3,7 +3,8 @@
 //! An order is on disk, with the idempotency key that makes it one order however often it is sent, before the
 //! keyserver hears of it. From then on it is followed until its grant is here: through restarts, lost answers and an
 //! absent keyserver. A grant is kept as it came (signed licence, wrapped key) and is verified whenever it is read; the
-//! key itself exists in memory only, while someone may watch. One task talks to the keyserver and changes what is
+//! key itself exists in memory only, while someone may watch. While it plays, the keyserver is told, so that an account
+//! plays on as many devices as it may; what the keyserver takes back is not played any more. One task talks to the keyserver and changes what is
 //! stored; everyone else holds a [`Grants`]. Never says what anyone downloads, never asks the wall clock for rights.
 
 mod keeper;
@@ -12,18 +13,20 @@ mod records;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use daemon::Shutdown;
 use daemon::exit::{Exit, Failure};
 use daemon::store::Store;
 use swarm_proto::catalog::{CatalogEntry, Offer};
 use swarm_proto::geometry::Geometry;
-use swarm_proto::id::{ItemId, OrderId};
+use swarm_proto::id::{DeviceId, ItemId, OrderId};
 use swarm_proto::licence::Denied;
 use swarm_proto::limit::Limit;
 use swarm_proto::pb::keyserver::OrderState;
 use swarm_proto::peer::trusted_time::TrustedTime;
 use swarm_proto::peer::viewings::Viewings;
+use swarm_proto::revocations::Revocations;
 use swarm_proto::seal::{KeyCommitment, Opener, Released};
 use swarm_proto::time::{Now, Utc};
 use swarm_proto::wrap::{self, Label};
@@ -37,6 +40,10 @@ use crate::tracker_link::LinkState;
 
 /// Requests to the keeper that may wait. People click; eight are more than one household.
 const KEEPER_QUEUE: usize = 8;
+
+/// How long the beginning of a film waits to hear whether there is a place for it. A keyserver that takes longer is
+/// heard while the film plays already.
+const PLACE_WITHIN: Duration = Duration::from_secs(1);
 
 /// The code of the refusal to play outside the time that was bought.
 pub const OUTSIDE_WINDOW: &str = "E-PLAY-02";
@@ -56,6 +63,8 @@ pub struct Deps {
     pub store: Arc<dyn Store>,
     /// Where the tracker says that keys are sold.
     pub keyserver_url: watch::Receiver<Option<String>>,
+    /// What people call this device; other devices of the account are told.
+    pub name: String,
     /// Both clocks of the machine.
     pub clock: fn() -> Now,
     /// Ends the task.
@@ -124,6 +133,10 @@ struct State {
     orders: BTreeMap<ItemId, OrderState>,
     open: BTreeMap<ItemId, (OrderId, Arc<Opener>)>,
     viewings: Viewings,
+    /// What the keyserver has taken back.
+    revoked: Option<Revocations>,
+    /// Viewings that the keyserver has ended, and why.
+    ended: BTreeMap<ItemId, Failure>,
 }
 
 impl Grants {
@@ -143,6 +156,7 @@ impl Grants {
         entry: &CatalogEntry,
         offer: Option<&str>,
         pass: Option<&str>,
+        replaces: Option<DeviceId>,
     ) -> Result<Purchase, Failure> {
         let offer = choose_offer(entry, offer)?.id.clone();
         let pass = pass.map(swarm_proto::code::PassCode::parse).transpose().map_err(|error| {
@@ -151,7 +165,7 @@ impl Grants {
                 .hint("type it as it is printed: five groups of letters and digits, hyphens do not matter")
         })?;
         let (reply, answer) = oneshot::channel();
-        let request = Request::Buy { item: entry.item, commitment: entry.commitment, offer, pass, reply };
+        let request = Request::Buy { item: entry.item, commitment: entry.commitment, offer, pass, replaces, reply };
         self.keeper.send(request).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
@@ -182,6 +196,9 @@ impl Grants {
             self.keeper.send(Request::FirstPlay { item, order, reply }).await.map_err(|_| stopping())?;
             done.await.map_err(|_| stopping())??;
         }
+        if self.shared.read(|state| state.viewings.under_way(now.mono, &item).is_none()) {
+            self.take_place(item, false).await?;
+        }
         self.shared.change(|state| state.viewings.handle_played(now.mono, item, order));
         if let Some(opener) = self.shared.read(|state| state.opened(&item, &order)) {
             return Ok(opener);
@@ -191,9 +208,25 @@ impl Grants {
         Ok(opener)
     }
 
+    /// Asks the keyserver for one of the places that the account has for playing. With `take_over`, the device of the
+    /// account that has been silent longest gives way. Who cannot reach the keyserver plays within its licence.
+    pub async fn take_place(&self, item: ItemId, take_over: bool) -> Result<(), Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.keeper.send(Request::TakePlace { item, take_over, reply }).await.map_err(|_| stopping())?;
+        match tokio::time::timeout(PLACE_WITHIN, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(stopping()),
+            // The keeper goes on asking; if there is no place, the viewing ends as soon as it knows.
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Whether a viewing of an item that has begun may go on.
     pub fn may_go_on(&self, item: &ItemId) -> Result<(), Failure> {
         let now = (self.shared.clock)();
+        if let Some(failure) = self.shared.read(|state| state.ended.get(item).cloned()) {
+            return Err(failure);
+        }
         self.shared.change(|state| match state.watchable(now, item).map(|grant| grant.licence.order) {
             Ok(order) => {
                 state.viewings.handle_played(now.mono, *item, order);
@@ -249,6 +282,7 @@ impl State {
         let usable = self.usable(now, item);
         let (Err(_), Some(viewing)) = (&usable, self.viewings.under_way(now.mono, item)) else { return usable };
         let grant = self.grants.get(item).and_then(|grants| grants.get(&viewing.order));
+        let grant = grant.filter(|grant| !self.is_revoked(grant));
         let Some((grant, first_play)) = grant.and_then(|grant| Some((grant, grant.first_play?))) else { return usable };
         let judged = self.time.allows_continue(now, &grant.licence, first_play);
         judged.map(|()| grant).map_err(|denied| self.refusal(item, Some(denied)))
@@ -257,14 +291,27 @@ impl State {
     fn best(&self, item: &ItemId, judge: impl Fn(&Grant) -> Result<(), Denied>) -> Result<&Grant, Failure> {
         let grants = self.grants.get(item).into_iter().flat_map(BTreeMap::values);
         let (mut best, mut denied): (Option<&Grant>, Option<Denied>) = (None, None);
+        let mut is_taken_back = false;
         for grant in grants {
+            if self.is_revoked(grant) {
+                is_taken_back = true;
+                continue;
+            }
             match judge(grant) {
                 Ok(()) if best.is_none_or(|best| grant.lasts_longer_than(best)) => best = Some(grant),
                 Ok(()) => {}
                 Err(reason) => denied = Some(reason),
             }
         }
-        best.ok_or_else(|| self.refusal(item, denied))
+        best.ok_or_else(|| match denied {
+            None if is_taken_back => taken_back(),
+            denied => self.refusal(item, denied),
+        })
+    }
+
+    /// The keyserver has taken the key back.
+    fn is_revoked(&self, grant: &Grant) -> bool {
+        self.revoked.as_ref().is_some_and(|revoked| revoked.covers(&grant.licence))
     }
 
     fn refusal(&self, item: &ItemId, denied: Option<Denied>) -> Failure {
@@ -330,6 +377,12 @@ fn choose_offer<'a>(entry: &'a CatalogEntry, wanted: Option<&str>) -> Result<&'a
                 .hint("name one: --offer ID")
         }),
     }
+}
+
+fn taken_back() -> Failure {
+    Failure::new(Exit::Payment, OUTSIDE_WINDOW, "this title cannot be played on this device any more")
+        .why("the keyserver has taken its key back: refunded, or given to another device in its place")
+        .hint("buy it again: peer-node pay TITLE")
 }
 
 fn stopping() -> Failure {

@@ -101,6 +101,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<Exit> {
         members: enrolment.watch(),
         store,
         keyserver_url: link.keyserver_url(),
+        name: config.name.clone(),
         clock: clock::now,
         shutdown: shutdown.clone(),
     })

@@ -14,5 +14,6 @@ pub mod grants;
 pub mod ledger;
 pub mod orders;
 pub mod passes;
+pub mod players;
 pub mod record;
 pub mod refusals;

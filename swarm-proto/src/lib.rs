@@ -17,6 +17,7 @@ pub mod manifest;
 pub mod membership;
 pub mod pb;
 pub mod peer;
+pub mod revocations;
 pub mod seal;
 pub mod server_time;
 pub mod signed;

@@ -181,16 +181,22 @@ pub(super) struct Keyserver {
     url: String,
 }
 
+/// The way to the keyserver that runs on the data folder, the token for it, and its address.
+pub(super) async fn way(global: &Global) -> Result<(Channel, Bearer, String), Failure> {
+    let folder = DataFolder::inspect(global.data_folder()?)?;
+    let url = folder.endpoint()?;
+    let token = OperatorToken::read(&folder.file(token::FILE))?;
+    let ca_file = Some(tls::self_signed_certificate(folder.path())).filter(|path| path.exists());
+    // The token never leaves the machine in clear: the folder of the daemon is here, so the daemon is too.
+    let channel = client::connect(&url, &Trust { ca_file, insecure: false }).await?;
+    Ok((channel, token.bearer(), url))
+}
+
 impl Keyserver {
     pub(super) async fn reach(global: &Global) -> Result<Keyserver, Failure> {
-        let folder = DataFolder::inspect(global.data_folder()?)?;
-        let url = folder.endpoint()?;
-        let token = OperatorToken::read(&folder.file(token::FILE))?;
-        let ca_file = Some(tls::self_signed_certificate(folder.path())).filter(|path| path.exists());
-        // The token never leaves the machine in clear: the folder of the daemon is here, so the daemon is too.
-        let channel = client::connect(&url, &Trust { ca_file, insecure: false }).await?;
-        let client = OperatorClient::with_interceptor(channel.clone(), token.bearer());
-        let payments = PaymentsClient::with_interceptor(channel, token.bearer());
+        let (channel, bearer, url) = way(global).await?;
+        let client = OperatorClient::with_interceptor(channel.clone(), bearer.clone());
+        let payments = PaymentsClient::with_interceptor(channel, bearer);
         Ok(Keyserver { client, payments, url })
     }
 

@@ -5,6 +5,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use clap::Args;
 use daemon::exit::Exit;
 use serde::Serialize;
+use swarm_proto::id::DeviceId;
 use swarm_proto::pb::node::{BuyRequest, BuyResponse};
 use zeroize::Zeroizing;
 
@@ -21,6 +22,9 @@ pub(super) struct PayArgs {
     /// Code of a pass; `-` reads it from stdin [default: asks on a terminal]
     #[arg(long, value_name = "CODE")]
     pass: Option<String>,
+    /// A lost or broken device of the account (its id) whose place this one takes
+    #[arg(long, value_name = "DEVICE")]
+    replaces: Option<DeviceId>,
 }
 
 #[derive(Serialize)]
@@ -47,6 +51,7 @@ pub(super) async fn run(global: &Global, args: PayArgs) -> anyhow::Result<Exit> 
         title: query(&args.title),
         offer: args.offer.unwrap_or_default(),
         pass_code: pass_code.to_string(),
+        replaces: args.replaces.map(|device| device.to_vec()).unwrap_or_default(),
     };
     let bought = device.client.buy(request).await.map_err(|status| device.failure(&status))?.into_inner();
     let BuyResponse { order_code, state, playable, play_url, .. } = &bought;

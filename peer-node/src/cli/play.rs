@@ -20,6 +20,9 @@ pub(super) struct PlayArgs {
     /// Open it in mpv, VLC or whatever plays videos here
     #[arg(long)]
     open: bool,
+    /// If too many devices of the account play, stop the one that has been silent longest
+    #[arg(long)]
+    take_over: bool,
 }
 
 #[derive(Serialize)]
@@ -31,7 +34,7 @@ struct Answer {
 
 pub(super) async fn run(global: &Global, args: PlayArgs) -> anyhow::Result<Exit> {
     let mut device = Device::reach(global).await?;
-    let request = GetPlayUrlRequest { title: query(&args.title) };
+    let request = GetPlayUrlRequest { title: query(&args.title), take_over: args.take_over };
     let answer = device.client.get_play_url(request).await.map_err(|status| device.failure(&status))?.into_inner();
     let opened_in = if args.open { Some(open(&answer.url)?) } else { None };
     let expiry = show::expiry(answer.expiry.as_ref());

@@ -20,13 +20,15 @@ use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
 use swarm_proto::catalog::OfferId;
 use swarm_proto::code::PassCode;
-use swarm_proto::id::{ItemId, OrderId, ServerId};
+use swarm_proto::id::{DeviceId, ItemId, OrderId, ServerId};
 use swarm_proto::licence::{Denied, Licence};
+use swarm_proto::pb::common;
 use swarm_proto::pb::keyserver as pb;
 use swarm_proto::pb::keyserver::OrderState;
 use swarm_proto::pb::keyserver::deposits_client::DepositsClient;
 use swarm_proto::pb::keyserver::rights_client::RightsClient;
 use swarm_proto::pb::keyserver::shop_client::ShopClient;
+use swarm_proto::revocations::Revocations;
 use swarm_proto::seal::KeyCommitment;
 use swarm_proto::server_time::{NONCE_BYTES, ServerTime};
 use swarm_proto::signed::Signed;
@@ -52,6 +54,14 @@ const RETRY_MIN: Duration = Duration::from_secs(1);
 /// How often an idle device checks in with its keyserver, which keeps its clock right.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// How often what plays is reported until the keyserver has said how often it wants to hear it, and the bounds of that.
+const REPORT_EVERY: Duration = Duration::from_secs(30);
+const REPORT_MIN: Duration = Duration::from_secs(1);
+const REPORT_MAX: Duration = Duration::from_secs(600);
+
+/// Rights asked for at a time.
+const RIGHTS_PAGE: u32 = 100;
+
 /// Orders followed at a time. A box with more open orders is being played with.
 const MAX_OPEN_ORDERS: usize = 256;
 
@@ -69,8 +79,11 @@ pub(super) enum Request {
         commitment: KeyCommitment,
         offer: OfferId,
         pass: Option<PassCode>,
+        replaces: Option<DeviceId>,
         reply: oneshot::Sender<Result<Purchase, Failure>>,
     },
+    /// Asks for a place to play.
+    TakePlace { item: ItemId, take_over: bool, reply: oneshot::Sender<Result<(), Failure>> },
     /// Starts the clock of a rental, durably.
     FirstPlay { item: ItemId, order: OrderId, reply: oneshot::Sender<Result<(), Failure>> },
 }
@@ -97,6 +110,10 @@ pub(super) struct Keeper {
     session: Option<Session>,
     pause: Duration,
     next_round: Instant,
+    /// How often the keyserver wants to hear of what plays.
+    report_every: Duration,
+    next_report: Instant,
+    is_recovered: bool,
 }
 
 impl Keeper {
@@ -126,9 +143,29 @@ impl Keeper {
                 Err(error) => tracing::warn!(reason = format!("{error:#}"), "a stored grant is damaged: not used"),
             }
         }
+        let revoked = match store.get(&Key::Revocations.bytes()).await? {
+            Some(stored) => {
+                let server = pinned.context("keys were taken back, but no keyserver is known")?;
+                Some(
+                    Signed::<Revocations>::from_bytes(&stored.value)?
+                        .verify(&server)
+                        .context("the list of what was taken back is damaged")?,
+                )
+            }
+            None => None,
+        };
+        let is_recovered = store.get(&Key::Recovered.bytes()).await?.is_some();
         let states = orders.values().map(|order: &Order| (order.item, order.state)).collect();
         let time = TrustedTime::resume(high_water, now.mono);
-        let state = State { time, grants, orders: states, open: BTreeMap::new(), viewings: Viewings::default() };
+        let state = State {
+            time,
+            grants,
+            orders: states,
+            open: BTreeMap::new(),
+            viewings: Viewings::default(),
+            revoked,
+            ended: BTreeMap::new(),
+        };
         let shared = Arc::new(Shared { identity: deps.identity.clone(), clock: deps.clock, state: RwLock::new(state) });
         let down = LinkState { url: String::new(), up: false, since: now.utc, last_error: "not tried yet".to_owned() };
         let (link, link_seen) = watch::channel(down);
@@ -142,6 +179,9 @@ impl Keeper {
             session: None,
             pause: RETRY_MIN,
             next_round: Instant::now(),
+            report_every: REPORT_EVERY,
+            next_report: Instant::now(),
+            is_recovered,
         };
         Ok((keeper, shared, link_seen))
     }
@@ -154,18 +194,29 @@ impl Keeper {
             let request = tokio::select! {
                 () = shutdown.requested() => break,
                 Some(request) = self.inbox.recv() => Some(request),
+                () = tokio::time::sleep_until(self.next_report) => {
+                    self.report_all().await;
+                    continue;
+                }
                 () = tokio::time::sleep_until(self.next_round) => None,
                 Ok(()) = url.changed() => None,
                 Ok(()) = members.changed() => None,
             };
             match request {
-                Some(Request::Buy { item, commitment, offer, pass, reply }) => {
-                    let result = self.buy(item, commitment, offer, pass).await;
+                Some(Request::Buy { item, commitment, offer, pass, replaces, reply }) => {
+                    let result = self.buy(item, commitment, offer, pass, replaces).await;
                     self.pause = RETRY_MIN;
                     self.next_round = Instant::now() + RETRY_MIN;
                     drop(reply.send(result));
                 }
                 Some(Request::FirstPlay { item, order, reply }) => drop(reply.send(self.first_play(item, order).await)),
+                Some(Request::TakePlace { item, take_over, reply }) => {
+                    let result = self.take_place(item, take_over).await;
+                    if let Err(Err(failure)) = reply.send(result) {
+                        // Nobody waited so long: the film plays already, and ends now.
+                        self.end_viewing(item, failure);
+                    }
+                }
                 None => self.round().await,
             }
         }
@@ -195,6 +246,9 @@ impl Keeper {
     /// True when something is still expected.
     async fn go_round(&mut self) -> Result<bool, Failure> {
         let session = self.session().await?;
+        if !self.is_recovered {
+            self.recover(&session).await?;
+        }
         let open: Vec<Bytes> =
             self.orders.iter().filter(|(_, order)| order.is_open()).map(|(key, _)| key.clone()).collect();
         for key in open {
@@ -221,16 +275,23 @@ impl Keeper {
         commitment: KeyCommitment,
         offer: OfferId,
         pass: Option<PassCode>,
+        replaces: Option<DeviceId>,
     ) -> Result<Purchase, Failure> {
         let key = Key::Order(item, offer.clone()).bytes();
         let mut order = match self.orders.get(&key) {
             Some(order) if !self.is_used_up(order) => order.clone(),
-            _ => self.new_order(item, commitment, offer)?,
+            _ => match self.bought_elsewhere(item, commitment, &offer).await {
+                Some(order) => order,
+                None => self.new_order(item, commitment, offer)?,
+            },
         };
         if let Some(pass) = pass.filter(|_| matches!(order.state, OrderState::Unspecified | OrderState::Pending)) {
             order.pass = Some(self.wrap_pass(&pass)?);
         }
         self.keep_order(order).await?;
+        if let Some(lost) = replaces {
+            self.replace(&key, lost).await?;
+        }
         match self.settle(&key).await {
             Err(failure) if !self.is_away(&failure) => Err(failure),
             _ => Ok(self.purchase(&key)),
@@ -360,6 +421,138 @@ impl Keeper {
         Ok(grant)
     }
 
+    /// Asks the keyserver for a place to play. When it is known to be away, the licence alone decides.
+    async fn take_place(&mut self, item: ItemId, take_over: bool) -> Result<(), Failure> {
+        self.shared.change(|state| state.ended.remove(&item));
+        if !self.link.borrow().up {
+            return Ok(());
+        }
+        let now = (self.shared.clock)();
+        let Ok(grant) = self.shared.read(|state| state.watchable(now, &item).cloned()) else { return Ok(()) };
+        let session = match self.session().await {
+            Ok(session) => session,
+            Err(failure) => {
+                tracing::debug!(reason = %failure, "nobody to ask for a place; the licence decides");
+                return Ok(());
+            }
+        };
+        let first_play = grant.first_play.unwrap_or_else(|| self.shared.read(|state| state.time.at_least(now.mono)));
+        match self.report(&session, grant.licence.order, first_play, true, take_over).await {
+            Err(failure) if self.is_away(&failure) => Ok(()),
+            answer => answer,
+        }
+    }
+
+    /// Tells the keyserver of everything that plays, and ends what may not go on.
+    async fn report_all(&mut self) {
+        let now = (self.shared.clock)();
+        let playing: Vec<(ItemId, OrderId, Utc)> = self.shared.read(|state| {
+            let heard = state.viewings.heard_within(now.mono, self.report_every);
+            let first_play = |item, order| state.grants.get(&item)?.get(&order)?.first_play;
+            heard.filter_map(|(item, order)| Some((item, order, first_play(item, order)?))).collect()
+        });
+        self.next_report = Instant::now() + self.report_every;
+        if playing.is_empty() || !self.link.borrow().up {
+            return;
+        }
+        let Ok(session) = self.session().await else { return };
+        for (item, order, first_play) in playing {
+            match self.report(&session, order, first_play, false, false).await {
+                Ok(()) => {}
+                Err(failure) if self.is_away(&failure) => return,
+                Err(failure) => self.end_viewing(item, failure),
+            }
+        }
+    }
+
+    async fn report(
+        &mut self,
+        session: &Session,
+        order: OrderId,
+        first_play: Utc,
+        begins: bool,
+        take_over: bool,
+    ) -> Result<(), Failure> {
+        let request = pb::ReportPlayRequest {
+            order: order.to_vec(),
+            first_play_utc_ms: first_play.as_millis(),
+            device_name: self.deps.name.clone(),
+            begins,
+            take_over,
+        };
+        let request = self.signed_call(session, request)?;
+        let answer = session.call(session.rights().report_play(request)).await?;
+        let interval = Duration::from_millis(answer.interval_ms).clamp(REPORT_MIN, REPORT_MAX);
+        if interval != self.report_every {
+            self.report_every = interval;
+            self.next_report = Instant::now() + interval;
+        }
+        Ok(())
+    }
+
+    fn end_viewing(&self, item: ItemId, failure: Failure) {
+        tracing::info!(%item, reason = %failure, "a viewing may not go on");
+        self.shared.change(|state| {
+            state.viewings.handle_over(&item);
+            state.open.remove(&item);
+            state.ended.insert(item, failure);
+        });
+    }
+
+    /// Takes over what this device had bought before its store was lost.
+    async fn recover(&mut self, session: &Session) -> Result<(), Failure> {
+        let mut page_token = Vec::new();
+        loop {
+            let page = self.rights(session, Vec::new(), page_token).await?;
+            for right in page.rights.iter().filter(|right| right.granted_here) {
+                let Some(order) = order_of(right) else { continue };
+                let is_known = self.orders.contains_key(&order.key().bytes());
+                if !is_known && self.orders.values().filter(|order| order.is_open()).count() < MAX_OPEN_ORDERS {
+                    tracing::info!(item = %order.item, offer = %order.offer, "a purchase is found again");
+                    self.keep_order(order).await?;
+                }
+            }
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                break;
+            }
+        }
+        self.commit(Batch::new().put(Key::Recovered.bytes(), Vec::new())).await?;
+        self.is_recovered = true;
+        Ok(())
+    }
+
+    /// The same offer, bought already by another device of the account.
+    async fn bought_elsewhere(&mut self, item: ItemId, commitment: KeyCommitment, offer: &OfferId) -> Option<Order> {
+        let session = self.session().await.ok()?;
+        let page = self.rights(&session, item.to_vec(), Vec::new()).await.ok()?;
+        let known = page.rights.iter().filter_map(order_of);
+        known.into_iter().find(|order| order.item == item && order.offer == *offer && order.commitment == commitment)
+    }
+
+    async fn rights(
+        &self,
+        session: &Session,
+        item: Vec<u8>,
+        page_token: Vec<u8>,
+    ) -> Result<pb::ListRightsResponse, Failure> {
+        let request = pb::ListRightsRequest { item, page_size: RIGHTS_PAGE, page_token };
+        session.call(session.rights().list_rights(self.signed_call(session, request)?)).await
+    }
+
+    /// Takes the place of a lost device under an order that the keyserver knows.
+    async fn replace(&mut self, key: &Bytes, lost: DeviceId) -> Result<(), Failure> {
+        let Some(order) = self.orders.get(key).and_then(|order| order.id) else { return Ok(()) };
+        let session = self.session().await?;
+        let request = pb::ReplaceDeviceRequest { order: order.to_vec(), device: lost.to_vec() };
+        let request = self.signed_call(&session, request)?;
+        let replaced = session.call(session.rights().replace_device(request)).await;
+        if let Err(failure) = &replaced {
+            self.is_away(failure);
+        }
+        replaced.map(|_| ())
+    }
+
     async fn first_play(&mut self, item: ItemId, order: OrderId) -> Result<(), Failure> {
         let now = (self.shared.clock)();
         let started = self.shared.read(|state| {
@@ -382,6 +575,7 @@ impl Keeper {
                 let now = (self.shared.clock)();
                 self.shared.read(|state| {
                     let grant = order.id.and_then(|id| state.grants.get(&order.item)?.get(&id));
+                    let grant = grant.filter(|grant| !state.is_revoked(grant));
                     let judged = grant.map(|grant| state.time.allows_start(now, &grant.licence, grant.first_play));
                     matches!(judged, None | Some(Err(Denied::TooLate(_) | Denied::NotStarted(_) | Denied::Finished(_))))
                 })
@@ -423,6 +617,8 @@ impl Keeper {
         self.shared.read(|state| {
             let latest = state.time.at_most(now);
             let grants = state.grants.values().flat_map(BTreeMap::values).map(|grant| &grant.licence);
+            let grants =
+                grants.filter(|licence| !state.revoked.as_ref().is_some_and(|revoked| revoked.covers(licence)));
             let is_due = |licence: &&Licence| {
                 let over = licence.not_after.bound().is_some_and(|end| latest >= end);
                 !over && licence.renewal_due().bound().is_some_and(|due| latest >= due)
@@ -502,10 +698,12 @@ impl Keeper {
         Ok(session)
     }
 
-    /// Learns from the keyserver what has to be known about rights: what time it is.
+    /// Learns from the keyserver what has to be known about rights: what time it is, and what no longer counts.
     async fn check_in(&self, session: &Session) -> Result<(), Failure> {
         let nonce = secrets::random::<NONCE_BYTES>();
-        let request = self.signed_call(session, pb::CheckInRequest { nonce: nonce.to_vec() })?;
+        let known = self.shared.read(|state| state.revoked.as_ref().map_or(0, |revoked| revoked.version));
+        let request = pb::CheckInRequest { nonce: nonce.to_vec(), revocations_version: known };
+        let request = self.signed_call(session, request)?;
         let asked = (self.shared.clock)().mono;
         let answer = session.call(session.rights().check_in(request)).await?;
         let answered = (self.shared.clock)().mono;
@@ -515,7 +713,31 @@ impl Keeper {
         });
         let told = told.map_err(|error| bad_time(&error))?;
         self.shared.change(|state| state.time.handle_told(asked, answered, told));
-        self.keep_time().await
+        self.keep_time().await?;
+        match answer.revocations {
+            Some(list) => self.take_back(session, list, known).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes a list of licences that no longer count, unless it is older than the one that is known.
+    async fn take_back(&self, session: &Session, list: common::Signed, known: u64) -> Result<(), Failure> {
+        let read = || {
+            let signed = Signed::<Revocations>::try_from(list)?;
+            let revoked = signed.verify(&session.server)?;
+            anyhow::ensure!(revoked.device == self.deps.identity.device, "it is another device's list");
+            anyhow::ensure!(revoked.version > known, "it is older than the one that is known");
+            Ok((signed, revoked))
+        };
+        let (signed, revoked) = read().map_err(|error: anyhow::Error| bad_list(&error))?;
+        self.commit(Batch::new().put(Key::Revocations.bytes(), signed.to_bytes())).await?;
+        tracing::info!(version = revoked.version, licences = revoked.serials.len(), "keys were taken back");
+        let now = (self.shared.clock)();
+        self.shared.change(|state| {
+            state.revoked = Some(revoked);
+            state.close_over(now);
+        });
+        Ok(())
     }
 
     fn url(&self) -> Option<String> {
@@ -622,6 +844,22 @@ async fn within<T>(
     }
 }
 
+/// An order as the keyserver tells it; `None` if it makes no sense.
+fn order_of(right: &pb::Right) -> Option<Order> {
+    let order = right.order.as_ref()?;
+    Some(Order {
+        item: order.item.as_slice().try_into().ok()?,
+        offer: order.offer.parse().ok()?,
+        commitment: right.commitment.as_slice().try_into().ok()?,
+        // It has a number already and is never asked for under another name.
+        idempotency_key: String::new(),
+        id: Some(order.order.as_slice().try_into().ok()?),
+        state: order.state(),
+        pass: None,
+        has_grant: false,
+    })
+}
+
 /// The keyserver to believe: the configured one, else the one met first.
 async fn pinned(store: &dyn Store, configured: &str) -> anyhow::Result<Option<ServerId>> {
     if configured != AUTO {
@@ -660,6 +898,12 @@ fn bad_time(error: &anyhow::Error) -> Failure {
     Failure::new(Exit::Integrity, "E-RIGHTS-04", "the keyserver does not say what time it is")
         .why(format!("{error:#}"))
         .hint("report this to whoever runs the keyserver; what is here plays on for as long as it may offline")
+}
+
+fn bad_list(error: &anyhow::Error) -> Failure {
+    Failure::new(Exit::Integrity, "E-RIGHTS-06", "the keyserver's list of what it takes back cannot be used")
+        .why(format!("{error:#}"))
+        .hint("report this to whoever runs the keyserver")
 }
 
 fn bad_grant(error: &anyhow::Error) -> Failure {

@@ -25,6 +25,10 @@ pub(super) enum Key {
     Grant(ItemId, OrderId),
     /// `K`: id of the keyserver that is believed (32).
     Keyserver,
+    /// `R`: what the keyserver has taken back from this device, a signed list.
+    Revocations,
+    /// `A`: everything that the account had bought has been taken over from the keyserver once (empty).
+    Recovered,
     /// `U`: the latest moment that is known to have passed, milliseconds since 1970 (8).
     HighWater,
 }
@@ -49,6 +53,8 @@ impl Key {
                 key.put_slice(order.as_bytes());
             }
             Key::Keyserver => key.put_u8(b'K'),
+            Key::Revocations => key.put_u8(b'R'),
+            Key::Recovered => key.put_u8(b'A'),
             Key::HighWater => key.put_u8(b'U'),
         }
         key.freeze()

@@ -7,8 +7,8 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use daemon::Shutdown;
-use daemon::exit::Exit;
-use daemon::store::{Memory, Store};
+use daemon::exit::{Exit, Failure};
+use daemon::store::{Memory, Sled, Store};
 use peer_node::grants::{Deps, Grants, OUTSIDE_WINDOW, Purchase, PurchaseState};
 use peer_node::identity::{Enrolled, Identity};
 use peer_node::{clock, config};
@@ -25,6 +25,7 @@ use swarm_proto::pb::keyserver::OrderState;
 use swarm_proto::pb::keyserver::deposits_server::{Deposits, DepositsServer};
 use swarm_proto::pb::keyserver::rights_server::{Rights, RightsServer};
 use swarm_proto::pb::keyserver::shop_server::{Shop, ShopServer};
+use swarm_proto::revocations::Revocations;
 use swarm_proto::seal::Released;
 use swarm_proto::server_time::{self, ServerTime};
 use swarm_proto::signed::{Signed, SigningKey};
@@ -50,6 +51,13 @@ struct Keyserver {
     loses: Mutex<Option<&'static str>>,
     wrong_key: AtomicBool,
     utc_ms: AtomicU64,
+    /// Too many others play.
+    no_place: AtomicBool,
+    /// What was bought may not be watched any more.
+    is_over: AtomicBool,
+    /// Everything that was said about playing.
+    reports: Mutex<Vec<pb::ReportPlayRequest>>,
+    revocations: Mutex<Option<Signed<Revocations>>>,
 }
 
 impl Keyserver {
@@ -95,7 +103,44 @@ impl Rights for Service {
     async fn check_in(&self, request: Request<pb::CheckInRequest>) -> Result<Response<pb::CheckInResponse>, Status> {
         let nonce = server_time::nonce(&request.into_inner().nonce).expect("a nonce");
         let time = ServerTime::sign(&self.0.signing, nonce, self.0.utc()).expect("signed");
-        Ok(Response::new(pb::CheckInResponse { time: Some(time.into()) }))
+        let revocations = self.0.revocations.lock().expect("unpoisoned").clone().map(Into::into);
+        Ok(Response::new(pb::CheckInResponse { time: Some(time.into()), revocations }))
+    }
+
+    async fn report_play(
+        &self,
+        request: Request<pb::ReportPlayRequest>,
+    ) -> Result<Response<pb::ReportPlayResponse>, Status> {
+        self.0.reports.lock().expect("unpoisoned").push(request.into_inner());
+        match self.0.no_place.load(Ordering::SeqCst) {
+            true => Err(Failure::new(Exit::Conflict, "TOO_MANY_PLAYING", "\"attic\" plays").into()),
+            false => Ok(Response::new(pb::ReportPlayResponse { interval_ms: 1_000 })),
+        }
+    }
+
+    async fn list_rights(
+        &self,
+        request: Request<pb::ListRightsRequest>,
+    ) -> Result<Response<pb::ListRightsResponse>, Status> {
+        let item = request.into_inner().item;
+        let orders = self.0.orders.lock().expect("unpoisoned");
+        let live = orders.values().filter(|order| matches!(order.state(), OrderState::Paid | OrderState::Granted));
+        let live = live
+            .filter(|order| item.is_empty() || order.item == item)
+            .filter(|_| !self.0.is_over.load(Ordering::SeqCst));
+        let rights = live.map(|order| pb::Right {
+            order: Some(order.clone()),
+            commitment: self.0.made.key.commitment().to_vec(),
+            granted_here: order.state() == OrderState::Granted,
+        });
+        Ok(Response::new(pb::ListRightsResponse { rights: rights.collect(), next_page_token: Vec::new() }))
+    }
+
+    async fn replace_device(
+        &self,
+        _: Request<pb::ReplaceDeviceRequest>,
+    ) -> Result<Response<pb::ReplaceDeviceResponse>, Status> {
+        Err(Status::unimplemented("not asked for here"))
     }
 }
 
@@ -236,6 +281,10 @@ impl Home {
             loses: Mutex::default(),
             wrong_key: AtomicBool::new(false),
             utc_ms: AtomicU64::new(clock::utc().as_millis()),
+            no_place: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+            reports: Mutex::default(),
+            revocations: Mutex::default(),
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -283,6 +332,7 @@ impl Home {
             members,
             store: self.store.clone(),
             keyserver_url,
+            name: "living room".to_owned(),
             clock,
             shutdown: self.shutdown.clone(),
         };
@@ -336,7 +386,7 @@ impl Home {
     }
 
     async fn buy(&self, grants: &Grants, offer: &str, code: Option<&str>) -> Purchase {
-        grants.buy(&self.entry(), Some(offer), code).await.expect("bought")
+        grants.buy(&self.entry(), Some(offer), code, None).await.expect("bought")
     }
 
     /// Waits until the item may be played.
@@ -444,11 +494,11 @@ async fn wrong_code_is_refused_and_the_order_waits_for_a_right_one() {
     let mut home = Home::new().await;
     home.open_shop().await;
     let grants = home.start().await;
-    let typo = grants.buy(&home.entry(), Some("buy"), Some("not a code")).await.expect_err("no code");
+    let typo = grants.buy(&home.entry(), Some("buy"), Some("not a code"), None).await.expect_err("no code");
     assert_eq!(typo.exit, Exit::Usage);
     assert_eq!(home.server.n_orders(), 0);
     let other = PassCode::generate(&mut UnwrapErr(SysRng)).reveal().to_string();
-    let refused = grants.buy(&home.entry(), Some("buy"), Some(&other)).await.expect_err("no such pass");
+    let refused = grants.buy(&home.entry(), Some("buy"), Some(&other), None).await.expect_err("no such pass");
     assert_eq!(refused.exit, Exit::NotAllowed);
     assert_eq!(home.buy(&grants, "buy", Some(&pass())).await.state, PurchaseState::Granted);
     assert_eq!(home.server.n_orders(), 1);
@@ -458,9 +508,9 @@ async fn wrong_code_is_refused_and_the_order_waits_for_a_right_one() {
 async fn offer_has_to_be_named_when_there_are_several() {
     let mut home = Home::new().await;
     let grants = home.start().await;
-    let unclear = grants.buy(&home.entry(), None, None).await.expect_err("which");
+    let unclear = grants.buy(&home.entry(), None, None, None).await.expect_err("which");
     assert!(unclear.why.expect("why").contains("rent"));
-    assert_eq!(grants.buy(&home.entry(), Some("gift"), None).await.expect_err("none").exit, Exit::NotFound);
+    assert_eq!(grants.buy(&home.entry(), Some("gift"), None, None).await.expect_err("none").exit, Exit::NotFound);
 }
 
 #[tokio::test]
@@ -469,7 +519,7 @@ async fn key_that_the_publisher_did_not_commit_to_is_not_accepted() {
     home.open_shop().await;
     home.server.wrong_key.store(true, Ordering::SeqCst);
     let grants = home.start().await;
-    let failure = grants.buy(&home.entry(), Some("buy"), Some(&pass())).await.expect_err("a wrong key");
+    let failure = grants.buy(&home.entry(), Some("buy"), Some(&pass()), None).await.expect_err("a wrong key");
     assert_eq!(failure.exit, Exit::Integrity);
     assert!(grants.playable_until(&home.server.made.manifest.item()).is_none());
     home.server.wrong_key.store(false, Ordering::SeqCst);
@@ -482,7 +532,7 @@ async fn other_keyserver_at_the_same_address_is_not_believed() {
     home.config.id = ServerId::from([8; 32]).to_string();
     home.open_shop().await;
     let grants = home.start().await;
-    let failure = grants.buy(&home.entry(), Some("buy"), Some(&pass())).await.expect_err("a stranger");
+    let failure = grants.buy(&home.entry(), Some("buy"), Some(&pass()), None).await.expect_err("a stranger");
     assert!(failure.hint.expect("hint").contains("keyserver.id"));
     assert_eq!(home.server.n_orders(), 0);
 }
@@ -512,6 +562,7 @@ async fn rental_ends_and_no_wall_clock_brings_it_back() {
     let grants = home.start_at(|| Now::new(clock::now().mono, Utc::from_secs(1))).await;
     assert!(grants.playable(&item).is_err(), "the latest known time is kept");
     home.open_shop().await;
+    home.server.is_over.store(true, Ordering::SeqCst);
     let again = home.buy(&grants, "rent", Some(&pass())).await;
     assert_eq!(again.state, PurchaseState::Granted);
     assert_eq!(home.server.n_orders(), 2, "a rental that is over is bought anew");
@@ -581,4 +632,137 @@ async fn wall_clock_two_years_ahead_is_healed_by_the_keyserver() {
     assert_eq!(grants.playable(&item).expect_err("until someone knows better").code, OUTSIDE_WINDOW);
     home.open_shop().await;
     assert_eq!(home.playable(&grants).await, end, "the rightful rental plays, as long as before");
+}
+
+#[tokio::test]
+async fn box_that_has_lost_its_store_finds_its_purchases_again() {
+    let mut home = Home::new().await;
+    home.open_shop().await;
+    let grants = home.start().await;
+    home.buy(&grants, "buy", Some(&pass())).await;
+    home.store = Arc::new(Memory::default());
+    let grants = home.start().await;
+    home.playable(&grants).await;
+    home.opens(&grants).await;
+    assert_eq!(home.server.n_orders(), 1, "nothing is bought twice");
+}
+
+#[tokio::test]
+async fn what_another_device_of_the_account_bought_is_not_bought_again() {
+    let mut home = Home::new().await;
+    home.open_shop().await;
+    let grants = home.start().await;
+    home.buy(&grants, "buy", None).await;
+    home.server.cash();
+    home.store = Arc::new(Memory::default());
+    let grants = home.start().await;
+    let bought = home.buy(&grants, "buy", None).await;
+    assert_eq!((bought.state, home.server.n_orders()), (PurchaseState::Granted, 1));
+}
+
+#[tokio::test]
+async fn viewing_without_a_place_is_refused_and_says_who_plays() {
+    let mut home = Home::new().await;
+    home.open_shop().await;
+    let grants = home.start().await;
+    home.buy(&grants, "buy", Some(&pass())).await;
+    home.server.no_place.store(true, Ordering::SeqCst);
+    let made = &home.server.made;
+    let open = || grants.open(made.manifest.item(), *made.manifest.geometry(), made.key.commitment());
+    let refused = open().await.err().expect("no place");
+    assert_eq!((refused.code.as_ref(), refused.what.contains("attic")), ("TOO_MANY_PLAYING", true));
+    home.server.no_place.store(false, Ordering::SeqCst);
+    assert!(open().await.is_ok());
+    let reports = home.server.reports.lock().expect("unpoisoned").clone();
+    assert!(reports.iter().all(|report| report.begins && report.device_name == "living room"));
+    home.server.no_place.store(true, Ordering::SeqCst);
+    let ended = async {
+        while grants.may_go_on(&made.manifest.item()).is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, ended).await.expect("the keyserver ends the viewing");
+    home.close_shop().await;
+    let item = home.server.made.manifest.item();
+    grants.may_go_on(&item).expect_err("and it stays ended");
+}
+
+#[tokio::test]
+async fn what_the_keyserver_takes_back_is_not_played_even_offline() {
+    let mut home = Home::new().await;
+    home.open_shop().await;
+    let grants = home.start().await;
+    home.buy(&grants, "buy", Some(&pass())).await;
+    home.opens(&grants).await;
+    let signing = home.server.signing.clone();
+    let list = |device, version| {
+        let issued = Utc::from_secs(1_000);
+        let list = Revocations { device, version, issued, all: false, serials: [1].into() };
+        Signed::sign(&signing, &list).expect("signed")
+    };
+    let (mine, other) = (list(home.identity.device, 3), list([9; 32].into(), 4));
+    let item = home.server.made.manifest.item();
+    *home.server.revocations.lock().expect("unpoisoned") = Some(other);
+    let grants = home.start().await;
+    assert!(grants.playable(&item).is_ok(), "a list of another device takes nothing back");
+    *home.server.revocations.lock().expect("unpoisoned") = Some(mine);
+    let grants = home.start().await;
+    let taken_back = async {
+        while grants.playable(&item).is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, taken_back).await.expect("the list arrives");
+    home.close_shop().await;
+    *home.server.revocations.lock().expect("unpoisoned") = None;
+    let grants = home.start().await;
+    assert_eq!(grants.playable(&item).expect_err("the list is kept").code, OUTSIDE_WINDOW);
+}
+
+#[tokio::test]
+async fn after_playing_neither_key_nor_film_nor_pass_code_is_on_the_boxs_disk() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut home = Home::new().await;
+    home.store = Arc::new(Sled::open(folder.path().join("store")).await.expect("a store"));
+    let grants = home.start().await;
+    home.buy(&grants, "buy", Some(&pass())).await;
+    home.open_shop().await;
+    home.playable(&grants).await;
+    home.opens(&grants).await;
+    home.shutdown.trigger(Exit::Done);
+    home.shutdown.drain().await;
+
+    let made = &home.server.made;
+    let key = *made.key.expose();
+    let spans = Released::Spans(made.key.spans(0..1).expect("a span")).encode();
+    let span_key = spans[spans.len() - 32..].to_vec();
+    let code = pass();
+    let secrets: [(&str, Vec<u8>); 6] = [
+        ("the key", key.to_vec()),
+        ("the key in hex", data_encoding::HEXLOWER.encode(&key).into_bytes()),
+        ("half of the key", key[8..24].to_vec()),
+        ("a span's key", span_key),
+        ("the film", made.clear[..64].to_vec()),
+        ("the pass code", code.into_bytes()),
+    ];
+    let files = files_below(folder.path());
+    let licence_is_there = files.iter().any(|bytes| found(bytes, made.manifest.item().as_bytes()));
+    assert!(licence_is_there, "the store is searched at the right place");
+    for (what, secret) in secrets {
+        assert!(!files.iter().any(|bytes| found(bytes, &secret)), "{what} is on disk");
+    }
+}
+
+fn files_below(folder: &std::path::Path) -> Vec<Vec<u8>> {
+    let entries = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("readable").path());
+    entries
+        .flat_map(|path| match path.is_dir() {
+            true => files_below(&path),
+            false => vec![std::fs::read(&path).expect("readable")],
+        })
+        .collect()
+}
+
+fn found(bytes: &[u8], secret: &[u8]) -> bool {
+    bytes.windows(secret.len()).any(|window| window == secret)
 }

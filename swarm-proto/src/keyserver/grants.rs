@@ -3,7 +3,8 @@
 //! A key leaves only for an order that is paid and not refunded, only to a box of the account that paid, and only
 //! inside the viewing period. One grant for each device of an order: whoever asks again gets the same licence, with the
 //! same number and the same clocks; only when its renewal is due is it issued anew. The moment by which viewing must
-//! begin is counted from the first grant of the order and never moves.
+//! begin is counted from the first grant of the order and never moves. A key that was taken back makes room for another
+//! device; what was watched with it stays watched: the first play counts for the order.
 
 use std::time::Duration;
 
@@ -74,6 +75,9 @@ pub enum GrantRefusal {
     /// Over for good. Order again, if it is still offered.
     #[error("the viewing period ended at {0}")]
     TooLate(Utc),
+    /// The operator has revoked the device. Ask them why.
+    #[error("the device is revoked")]
+    DeviceRevoked,
     /// The account has as many boxes on this order as it may. Ask from one of those.
     #[error("the key of this order has left for {0} devices already, no more are allowed")]
     TooManyDevices(usize),
@@ -133,8 +137,9 @@ pub(super) fn licence(
 ) -> Licence {
     let item = order.item().expect("a grant belongs to a title");
     let subject = Subject { order: order.id, device, item, commitment, spans: 0..n_spans };
-    let granted = first_grant(order).unwrap_or(grant.first);
-    Licence::new(grant.serial, subject, &order.policy, granted, grant.issued)
+    let granted = order.first_grant().unwrap_or(grant.first);
+    let first_play = order.first_play();
+    Licence { first_play, ..Licence::new(grant.serial, subject, &order.policy, granted, grant.issued) }
 }
 
 /// Whether this moment lies in the viewing period.
@@ -162,11 +167,7 @@ fn check_window(order: &Order, now: Utc) -> Result<(), GrantRefusal> {
 fn last_play(order: &Order) -> Option<Utc> {
     let policy = &order.policy;
     let more = if policy.soft_finish { SOFT_FINISH } else { Duration::ZERO };
-    Some(first_grant(order)? + policy.start_by.bound()? + policy.finish_within.bound()? + more)
-}
-
-fn first_grant(order: &Order) -> Option<Utc> {
-    order.grants().values().map(|grant| grant.first).min()
+    Some(order.first_grant()? + policy.start_by.bound()? + policy.finish_within.bound()? + more)
 }
 
 fn renewal_is_due(policy: &Policy, grant: &Grant, now: Utc) -> bool {

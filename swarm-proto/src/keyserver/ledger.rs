@@ -8,10 +8,13 @@
 
 mod money;
 
+mod rights;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use self::money::{Collect, GiveBack, PassOffer, ProviderNews, Refunding, STUCK_AFTER};
+use self::rights::RevokedByDevice;
 use super::dues::{Dispute, MAX_DISPUTES, MAX_PAYMENTS, MAX_REFUNDS, RefundStanding};
 use super::grants::{self, Asker, Grant, GrantRefusal, Verdict};
 use super::orders::{Goods, Means, Order, OrderState, Payment, Refund};
@@ -43,6 +46,10 @@ pub struct Config {
     pub open_for: Duration,
     /// For how many devices of an account the key of one order may leave.
     pub max_devices_per_order: usize,
+    /// How often a device of one order may be replaced within the window; at most [`super::orders::MAX_REPLACEMENTS`].
+    pub max_replacements: usize,
+    /// Within which time replacements are counted.
+    pub replacement_window: Duration,
     /// Orders of one account that wait for money at a time.
     pub max_open_orders_per_account: usize,
     /// Orders of one account.
@@ -64,6 +71,8 @@ impl Default for Config {
         Self {
             open_for: Duration::from_secs(24 * 60 * 60),
             max_devices_per_order: 4,
+            max_replacements: 2,
+            replacement_window: Duration::from_secs(30 * 24 * 60 * 60),
             max_open_orders_per_account: 50,
             max_orders_per_account: 10_000,
             max_orders: 1_000_000,
@@ -161,6 +170,7 @@ pub struct Ledger {
     events: BTreeMap<EventId, (OrderId, TillNews)>,
     money: money::Index,
     last_serial: u64,
+    revoked: RevokedByDevice,
 }
 
 /// The orders of one account.
@@ -206,6 +216,7 @@ impl Ledger {
             events: BTreeMap::new(),
             money: money::Index::new(),
             last_serial: 0,
+            revoked: RevokedByDevice::new(),
         }
     }
 
@@ -436,6 +447,9 @@ impl Ledger {
     pub fn request_grant(&mut self, now: Utc, asker: &Asker, order: OrderId) -> Result<Answer<Release>, GrantRefusal> {
         let found = self.orders.get(&order).ok_or(GrantRefusal::NoSuchOrder)?;
         let device = asker.device;
+        if found.account == asker.account && self.is_revoked(&device) {
+            return Err(GrantRefusal::DeviceRevoked);
+        }
         let release = |ledger: &Self| ledger.release(&order, &device);
         match grants::judge(found, asker, now, self.config.open_for, self.config.max_devices_per_order)? {
             Verdict::Again => Ok(Answer::unchanged(release(self))),
@@ -565,7 +579,7 @@ impl Ledger {
                 unless(found.grants().contains_key(&device), "the device has a grant already")?;
                 unless(serial != self.last_serial + 1, "the licence has the wrong number")?;
                 unless(grants::check_period(&found.policy, at).is_err(), "a key left outside the viewing period")?;
-                found.grants_mut().insert(device, Grant { serial, first: at, issued: at });
+                found.add_grant(device, Grant { serial, first: at, issued: at });
                 self.last_serial = serial;
             }
             Record::LicenceRenewed { order, device } => {
@@ -579,6 +593,9 @@ impl Ledger {
                 let grant = found.grants_mut().get_mut(&device).ok_or(Contradiction("the device has no grant"))?;
                 grant.issued = at;
             }
+            Record::FirstPlayed { order, device, first_play } => self.apply_first_play(&order, &device, first_play)?,
+            Record::GrantWithdrawn { order, device, by } => self.apply_withdrawal(at, &order, device, &by)?,
+            Record::DeviceRevoked { device, .. } => self.apply_device_revoked(device)?,
             Record::OrdersForgotten { created_before } => self.forget(created_before),
             Record::KeyResealed { item, key } => {
                 let known = self.items.get_mut(&item).ok_or(Contradiction("the item is not known"))?;
@@ -586,6 +603,9 @@ impl Ledger {
             }
             Record::RollbackAccepted { .. } => {}
             money => self.apply_money(at, money)?,
+        }
+        if let Some(order) = record.order() {
+            self.revoke_refunded(&order);
         }
         Ok(())
     }

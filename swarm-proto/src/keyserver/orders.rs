@@ -18,6 +18,9 @@ use crate::id::{AccountId, DeviceId, ItemId, OrderId};
 use crate::limit::Limit;
 use crate::time::Utc;
 
+/// Replacements of devices remembered for one order; more than any limit on them.
+pub const MAX_REPLACEMENTS: usize = 16;
+
 /// How an order stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OrderState {
@@ -79,6 +82,9 @@ pub struct Order {
     /// What was paid, what went back, what is disputed.
     pub dues: Dues,
     grants: BTreeMap<DeviceId, Grant>,
+    first_grant: Option<Utc>,
+    first_play: Option<Utc>,
+    replacements: Vec<Utc>,
 }
 
 impl Order {
@@ -94,8 +100,21 @@ impl Order {
         policy: Policy,
         created: Utc,
     ) -> Self {
-        let (dues, grants) = (Dues::default(), BTreeMap::new());
-        Self { id, account, idempotency_key, goods, offer, price, policy, created, dues, grants }
+        Self {
+            id,
+            account,
+            idempotency_key,
+            goods,
+            offer,
+            price,
+            policy,
+            created,
+            dues: Dues::default(),
+            grants: BTreeMap::new(),
+            first_grant: None,
+            first_play: None,
+            replacements: Vec::new(),
+        }
     }
 
     /// The item, of an order for a title.
@@ -114,7 +133,7 @@ impl Order {
         if self.dues.is_disputed() {
             return OrderState::Disputed;
         }
-        if !self.grants.is_empty() {
+        if self.first_grant.is_some() {
             return OrderState::Granted;
         }
         if self.dues.payment().is_some() {
@@ -125,7 +144,7 @@ impl Order {
 
     /// Whether nothing ever came of it: no money, and so no key, and none is under way.
     pub fn came_to_nothing(&self) -> bool {
-        self.dues.came_to_nothing() && self.grants.is_empty()
+        self.dues.came_to_nothing() && self.first_grant.is_none()
     }
 
     /// The money that paid for it: the first that arrived.
@@ -143,7 +162,22 @@ impl Order {
         self.dues.ended_by()
     }
 
-    /// The keys that have left, by device.
+    /// When the first key left.
+    pub const fn first_grant(&self) -> Option<Utc> {
+        self.first_grant
+    }
+
+    /// When the title was first played, on whichever device.
+    pub const fn first_play(&self) -> Option<Utc> {
+        self.first_play
+    }
+
+    /// When devices were replaced, the latest last.
+    pub fn replacements(&self) -> &[Utc] {
+        &self.replacements
+    }
+
+    /// The keys that have left and were not taken back, by device.
     pub const fn grants(&self) -> &BTreeMap<DeviceId, Grant> {
         &self.grants
     }
@@ -152,6 +186,23 @@ impl Order {
     pub(super) fn end_with(&mut self, end: Utc) {
         let end = self.policy.not_after.bound().map_or(end, |known| known.min(end));
         self.policy.not_after = Limit::Of(end);
+    }
+
+    pub(super) fn add_grant(&mut self, device: DeviceId, grant: Grant) {
+        self.first_grant.get_or_insert(grant.first);
+        self.grants.insert(device, grant);
+    }
+
+    /// Keeps the first word about a first play.
+    pub(super) fn set_first_play(&mut self, first: Utc) {
+        self.first_play.get_or_insert(first);
+    }
+
+    pub(super) fn add_replacement(&mut self, at: Utc) {
+        if self.replacements.len() >= MAX_REPLACEMENTS {
+            self.replacements.remove(0);
+        }
+        self.replacements.push(at);
     }
 
     pub(super) const fn grants_mut(&mut self) -> &mut BTreeMap<DeviceId, Grant> {

@@ -124,6 +124,31 @@ pub enum Record {
         /// For which device.
         device: DeviceId,
     },
+    /// A title was played for the first time under an order: the clock of the rental runs.
+    FirstPlayed {
+        /// Under which order.
+        order: OrderId,
+        /// On which device.
+        device: DeviceId,
+        /// When, as the device says and the keyserver finds possible.
+        first_play: Utc,
+    },
+    /// A key was taken back from a device: its licence no longer counts.
+    GrantWithdrawn {
+        /// Under which order.
+        order: OrderId,
+        /// From which device.
+        device: DeviceId,
+        /// On whose word.
+        by: WithdrawnBy,
+    },
+    /// No key leaves for a device any more, and none that it has counts.
+    DeviceRevoked {
+        /// Which device.
+        device: DeviceId,
+        /// Why, in the operator's words.
+        reason: Reason,
+    },
     /// Orders for which no money ever came are no longer kept.
     OrdersForgotten {
         /// Those that were created before this moment.
@@ -315,11 +340,14 @@ impl Record {
             | Self::OrderBilled { order, .. }
             | Self::RefundBegun { order, .. }
             | Self::PartReturned { order, .. }
-            | Self::Disputed { order, .. } => Some(*order),
+            | Self::Disputed { order, .. }
+            | Self::FirstPlayed { order, .. }
+            | Self::GrantWithdrawn { order, .. } => Some(*order),
             Self::PublisherAdmitted { .. }
             | Self::KeyDeposited { .. }
             | Self::TermsChanged { .. }
             | Self::PassCreated { .. }
+            | Self::DeviceRevoked { .. }
             | Self::OrdersForgotten { .. }
             | Self::KeyResealed { .. }
             | Self::RollbackAccepted { .. }
@@ -393,6 +421,16 @@ pub enum RefundedBy {
     Provider,
     /// Nobody's: the order was paid already.
     Overpaid,
+}
+
+/// On whose word a key was taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum WithdrawnBy {
+    /// Of another device of the account, which takes its place.
+    Device(DeviceId),
+    /// The operator's, for this reason.
+    Operator(Reason),
 }
 
 macro_rules! hash_id {

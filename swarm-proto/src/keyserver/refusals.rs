@@ -5,6 +5,7 @@
 
 use super::billing::Month;
 use super::dues::MAX_PAYMENTS;
+use super::grants::GrantRefusal;
 use crate::invalid::Invalid;
 use crate::time::Utc;
 
@@ -83,6 +84,48 @@ pub enum LookRefusal {
     /// Nothing helps.
     #[error("the order belongs to another account")]
     OtherAccount,
+}
+
+/// Why a device may not play what it has under an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PlayRefusal {
+    /// The order cannot be had.
+    #[error(transparent)]
+    Look(#[from] LookRefusal),
+    /// It has no licence that counts: taken back, or given to another device. Ask for a grant.
+    #[error("the device has no key that counts under this order")]
+    NoGrant,
+    /// Ask the operator why.
+    #[error("the device is revoked")]
+    DeviceRevoked,
+}
+
+/// Why a device did not take another one's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReplaceRefusal {
+    /// It could not have a key anyway.
+    #[error(transparent)]
+    Grant(#[from] GrantRefusal),
+    /// Look at the order again.
+    #[error("the device to be replaced has no key of this order")]
+    NoSuchDevice,
+    /// Nothing to be done: it has a key.
+    #[error("a device does not replace itself")]
+    Itself,
+    /// Ask again at this moment.
+    #[error("devices of this order were replaced too often, the next one can be at {0}")]
+    TooOften(Utc),
+}
+
+/// Why a key was not taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WithdrawRefusal {
+    /// The order cannot be had.
+    #[error(transparent)]
+    Look(#[from] LookRefusal),
+    /// Nothing to be done.
+    #[error("the device has no key of this order")]
+    NoGrant,
 }
 
 /// Why a pass was not created.

@@ -1,5 +1,7 @@
 //! The ledger by example, and against a naive model under random histories.
 
+mod rights;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
@@ -492,6 +494,8 @@ enum Step {
     Refund { order: Index },
     Grant { account: AccountId, device: u8, order: Index },
     ForgetUnpaid { days: u64 },
+    Play { account: AccountId, device: u8, order: Index, hours_ago: u64 },
+    Replace { account: AccountId, device: u8, lost: u8, order: Index },
 }
 
 fn account() -> impl Strategy<Value = AccountId> {
@@ -511,6 +515,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<Index>().prop_map(|order| Step::Refund { order }),
         6 => (account(), 0..6u8, any::<Index>()).prop_map(|(account, device, order)| Step::Grant { account, device, order }),
         1 => (0..3u64).prop_map(|days| Step::ForgetUnpaid { days }),
+        2 => (account(), 0..6u8, any::<Index>(), 0..100u64)
+            .prop_map(|(account, device, order, hours_ago)| Step::Play { account, device, order, hours_ago }),
+        2 => (account(), 0..6u8, 0..6u8, any::<Index>())
+            .prop_map(|(account, device, lost, order)| Step::Replace { account, device, lost, order }),
     ]
 }
 
@@ -521,6 +529,8 @@ struct Model {
     paid: BTreeSet<OrderId>,
     refunded: BTreeSet<OrderId>,
     serials: BTreeMap<(OrderId, DeviceId), u64>,
+    taken_back: BTreeMap<u64, DeviceId>,
+    first_plays: BTreeMap<OrderId, Utc>,
     bought: BTreeMap<PassId, u32>,
     spent: BTreeMap<OrderId, (PassId, u32)>,
 }
@@ -635,6 +645,37 @@ proptest! {
                             prop_assert!(licence.not_after.bound().is_none_or(|end| now < end), "I4: late");
                             let serial = *model.serials.entry((order, device(number))).or_insert(licence.serial);
                             prop_assert_eq!(serial, licence.serial, "I2: one grant for each order and device");
+                            prop_assert!(!model.taken_back.contains_key(&licence.serial), "what was taken back does not leave again");
+                            prop_assert_eq!(licence.first_play, model.first_plays.get(&order).copied());
+                            let live = model.serials.keys().filter(|(of, _)| *of == order).count();
+                            prop_assert!(live <= Config::default().max_devices_per_order);
+                            answer.record
+                        }
+                        Err(_) => None,
+                    }
+                }
+                Step::Play { account, device: number, order, hours_ago } => {
+                    let Some(order) = model.nth(order) else { continue };
+                    let said = now.minus(Duration::from_secs(hours_ago * 3600));
+                    match ledger.report_play(now, &box_of(account, number), order, said) {
+                        Ok(answer) => {
+                            prop_assert!(model.serials.contains_key(&(order, device(number))));
+                            if let Some(Record::FirstPlayed { first_play, .. }) = &answer.record {
+                                prop_assert!(*first_play <= now);
+                                prop_assert_eq!(model.first_plays.insert(order, *first_play), None, "told once");
+                            }
+                            answer.record
+                        }
+                        Err(_) => None,
+                    }
+                }
+                Step::Replace { account, device: number, lost, order } => {
+                    let Some(order) = model.nth(order) else { continue };
+                    match ledger.replace_device(now, &box_of(account, number), order, device(lost)) {
+                        Ok(answer) => {
+                            prop_assert_eq!(model.orders[&order], account);
+                            let serial = model.serials.remove(&(order, device(lost))).expect("it had a key");
+                            model.taken_back.insert(serial, device(lost));
                             answer.record
                         }
                         Err(_) => None,
@@ -661,8 +702,13 @@ proptest! {
                 let left = ledger.pass(pass).expect("sold").credits_left();
                 prop_assert_eq!(left, bought - model.used(pass), "I3: left = bought - used");
             }
-            let distinct: BTreeSet<_> = model.serials.values().collect();
-            prop_assert_eq!(distinct.len(), model.serials.len(), "no two licences share a number");
+            let distinct: BTreeSet<_> = model.serials.values().chain(model.taken_back.keys()).collect();
+            let all = model.serials.len() + model.taken_back.len();
+            prop_assert_eq!(distinct.len(), all, "no two licences share a number");
+            for (serial, device) in &model.taken_back {
+                let list = ledger.revocations(now, device).expect("it has lost something");
+                prop_assert!(list.serials.contains(serial), "what was taken back is on the device's list");
+            }
         }
         prop_assert_eq!(&compacted(&history, &ledger), &ledger, "a snapshot stands for its history");
         prop_assert_eq!(replayed, ledger);
