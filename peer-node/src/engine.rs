@@ -5,6 +5,7 @@
 //! it is verified, and nothing is announced before it is written. Decides nothing that a machine could decide.
 
 mod fetch;
+mod memory;
 mod plan;
 mod run;
 mod serve;
@@ -13,14 +14,16 @@ mod tell;
 
 use std::sync::Arc;
 
+use daemon::store::Store;
 use libp2p::Multiaddr;
 use swarm_proto::geometry::{ChunkIndex, Geometry};
 use swarm_proto::id::{DeviceId, ItemId};
 use swarm_proto::membership::DeviceKind;
-pub use swarm_proto::peer::transfers::FoundBy;
+pub use swarm_proto::peer::transfers::{Books, FoundBy};
 use swarm_proto::time::Utc;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::memory::Memory;
 use self::run::{Command, Engine};
 use crate::identity::{Identity, Members};
 use crate::items::Items;
@@ -49,6 +52,8 @@ pub struct Deps {
     pub items: Items,
     /// The tracker; `None` runs without one.
     pub tracker: Option<tracker_link::Handle>,
+    /// Remembers plans and tickets.
+    pub store: Arc<dyn Store>,
     /// The network side.
     pub net: net::Config,
     /// What is fetched, and how eagerly.
@@ -134,6 +139,8 @@ pub struct Snapshot {
     pub listening: Vec<Multiaddr>,
     /// Chunk bytes sent since the start.
     pub uploaded_bytes: u64,
+    /// What has arrived since the start, and what became of it.
+    pub books: Books,
     /// Devices that sent a proven bad chunk.
     pub banned: Vec<Banned>,
 }
@@ -216,8 +223,9 @@ pub async fn spawn(deps: Deps) -> anyhow::Result<Handle> {
     let mut config = deps.net.clone();
     config.upload_bytes_per_sec = deps.uploads.rate.at().map(|rate| rate.bytes_per_sec());
     let (net, questions) = net::spawn(deps.identity.keypair.clone(), config).await?;
+    let memory = Memory::open(deps.store.clone()).await?;
     let (commands, queue) = mpsc::channel(COMMANDS);
-    let (engine, snapshot, hello) = Engine::new(deps, net);
+    let (engine, snapshot, hello) = Engine::new(deps, net, memory);
     tokio::spawn(engine.run(queue, questions));
     Ok(Handle { commands, snapshot, hello })
 }

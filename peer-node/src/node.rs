@@ -88,6 +88,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<Exit> {
         members: enrolment.watch(),
         items: items.clone(),
         tracker: Some(link.clone()),
+        store: store.clone(),
         net: net::Config::of(&config.net)?,
         transfers: config.transfers.clone(),
         uploads: config.uploads.clone(),

@@ -6,7 +6,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use daemon::store::{Batch, MAX_PAGE, MAX_VALUE_BYTES, Store, StoreError};
-use swarm_proto::id::TitleId;
+use swarm_proto::id::{ItemId, TitleId};
 
 /// Keys begin with a byte that says what they are. Integers are big-endian; letters are never reused.
 /// `grants` begins its keys with a capital.
@@ -22,6 +22,10 @@ pub enum Key {
     QueuePart(u16),
     /// `k`: the keyserver that the tracker named last, as text.
     KeyserverUrl,
+    /// `l` ‖ item (32): the last plan for a wanted item, a protobuf Plan without what is over soon.
+    Plan(ItemId),
+    /// `n`: the seeds to keep connected, a protobuf Welcome.
+    PinnedSeeds,
 }
 
 impl Key {
@@ -43,6 +47,11 @@ impl Key {
                 key.put_u16(part);
             }
             Key::KeyserverUrl => key.put_u8(b'k'),
+            Key::Plan(item) => {
+                key.put_slice(&Prefix::Plans.bytes());
+                key.put_slice(item.as_bytes());
+            }
+            Key::PinnedSeeds => key.put_u8(b'n'),
         }
         key.freeze()
     }
@@ -57,6 +66,8 @@ pub enum Prefix {
     EntryParts(TitleId),
     /// Of the parts of the queue.
     QueueParts,
+    /// Of all plans.
+    Plans,
 }
 
 impl Prefix {
@@ -66,6 +77,7 @@ impl Prefix {
             Prefix::Titles => Bytes::from_static(b"h"),
             Prefix::EntryParts(title) => [b"t".as_slice(), title.as_bytes()].concat().into(),
             Prefix::QueueParts => Bytes::from_static(b"q"),
+            Prefix::Plans => Bytes::from_static(b"l"),
         }
     }
 }
@@ -117,6 +129,7 @@ mod tests {
         let title = TitleId::from_bytes([7; 16]);
         assert!(Key::Title(title).bytes().starts_with(&Prefix::Titles.bytes()));
         assert!(Key::EntryPart(title, 9).bytes().starts_with(&Prefix::EntryParts(title).bytes()));
+        assert!(Key::Plan(ItemId::from_bytes([7; 32])).bytes().starts_with(&Prefix::Plans.bytes()));
         assert!(Key::QueuePart(9).bytes().starts_with(&Prefix::QueueParts.bytes()));
     }
 }

@@ -71,6 +71,7 @@ impl Sources {
             stored_bytes: usage.stored_bytes,
             free_bytes: usage.free_bytes,
             uploaded_bytes: snapshot.uploaded_bytes,
+            received: Some(books(&snapshot.books)),
             banned: snapshot.banned.iter().map(banned).collect(),
             pairing_code: self.enrolment.code().unwrap_or_default(),
         })
@@ -181,6 +182,12 @@ impl Sources {
     }
 }
 
+/// Whether every byte that a device has received is either verified, wasted or being checked (I8).
+pub fn books_balance(status: &pb::Status) -> bool {
+    let received = status.received.unwrap_or_default();
+    received.received_bytes == received.verified_bytes + received.wasted_bytes + received.unjudged_bytes
+}
+
 /// Bytes verified from boxes and from seeds. A source that only Kademlia knows counts as a box: seeds are known from
 /// plans and pins.
 pub fn bytes_by_kind(title: &pb::TitleStatus) -> (u64, u64) {
@@ -198,6 +205,15 @@ fn kind(kind: swarm_proto::membership::DeviceKind) -> swarm_proto::pb::common::D
     match kind {
         swarm_proto::membership::DeviceKind::Box => swarm_proto::pb::common::DeviceKind::Box,
         swarm_proto::membership::DeviceKind::Seed => swarm_proto::pb::common::DeviceKind::Seed,
+    }
+}
+
+fn books(books: &engine::Books) -> pb::Received {
+    pb::Received {
+        received_bytes: books.received_bytes,
+        verified_bytes: books.verified_bytes,
+        wasted_bytes: books.wasted_bytes,
+        unjudged_bytes: books.unjudged_bytes,
     }
 }
 

@@ -23,6 +23,7 @@ use futures::stream::ReadyChunks;
 use swarm_proto::id::{DeviceId, ItemId, ServerId, TitleId};
 use swarm_proto::pb;
 use swarm_proto::pb::tracker::{notice, report};
+use swarm_proto::peer::uploads::Told;
 use swarm_proto::time::Utc;
 use swarm_proto::tracker::revocations::MAX_TOLD;
 use tokio::sync::{mpsc, watch};
@@ -80,6 +81,8 @@ pub struct HelloState {
     pub downlink_bytes_per_sec: Option<u64>,
     /// What the owner allows to be sent; `None` is unlimited.
     pub upload_cap_bytes_per_sec: Option<u64>,
+    /// Tells this run of the device from those before.
+    pub run: u64,
 }
 
 /// Whether the tracker is there.
@@ -209,6 +212,11 @@ impl Handle {
     /// Queues a report: holdings are kept one per item (the latest), traffic is added up, all of it is bounded.
     pub fn report(&self, report: report::Report) {
         self.outbox.add(report);
+    }
+
+    /// Queues what this seed has sent under shares; `everything` if nothing that was ever told is left out.
+    pub fn report_shares(&self, told: Told, everything: bool) {
+        self.outbox.add_shares(told, everything);
     }
 
     /// Whether the tracker is there, and since when.
@@ -413,6 +421,7 @@ impl Link {
     async fn open(&mut self, channel: Channel, enrolled: Arc<Enrolled>) -> anyhow::Result<Stretch> {
         let mut hello = self.hello.clone();
         let told = hello.borrow_and_update().addresses.clone();
+        self.outbox.restart_shares();
         let (reports, queued) = mpsc::channel(REPORTS_IN_FLIGHT);
         reports.try_send(self.hello_report(&told)).expect("a fresh channel has room");
 
@@ -536,6 +545,7 @@ impl Link {
                 addresses: addresses.iter().take(MAX_ADDRESSES).cloned().collect(),
                 holdings: holdings.collect(),
                 software: concat!("peer-node/", env!("CARGO_PKG_VERSION")).to_owned(),
+                run: self.hello.borrow().run,
             })),
         }
     }

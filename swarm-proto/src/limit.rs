@@ -76,17 +76,6 @@ impl From<Limit<Utc>> for pb::MomentLimit {
     }
 }
 
-impl From<Limit<u64>> for pb::BytesLimit {
-    fn from(limit: Limit<u64>) -> Self {
-        use pb::bytes_limit::Limit as Form;
-        let limit = match limit {
-            Limit::Of(bytes) => Form::Bytes(bytes),
-            Limit::Unlimited => Form::Unlimited(pb::Unlimited {}),
-        };
-        Self { limit: Some(limit) }
-    }
-}
-
 /// Reads a duration that must be stated.
 pub(crate) fn duration(field: &'static str, message: Option<pb::DurationLimit>) -> Result<Limit<Duration>, Invalid> {
     use pb::duration_limit::Limit as Form;
@@ -107,16 +96,6 @@ pub(crate) fn moment(field: &'static str, message: Option<pb::MomentLimit>) -> R
         None => Err(unstated(field)),
         Some(Form::Unlimited(_)) => Ok(Limit::Unlimited),
         Some(Form::UtcMs(millis)) => utc(field, millis).map(Limit::Of),
-    }
-}
-
-/// Reads a number of bytes that must be stated.
-pub(crate) fn bytes(field: &'static str, message: Option<pb::BytesLimit>) -> Result<Limit<u64>, Invalid> {
-    use pb::bytes_limit::Limit as Form;
-    match message.and_then(|message| message.limit) {
-        None => Err(unstated(field)),
-        Some(Form::Unlimited(_)) => Ok(Limit::Unlimited),
-        Some(Form::Bytes(bytes)) => positive(field, bytes).map(Limit::Of),
     }
 }
 

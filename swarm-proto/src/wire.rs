@@ -194,7 +194,8 @@ pub enum Refusal {
     BadTicket = 1,
     /// The ticket's time is over. Ask the tracker for a fresh one.
     ExpiredTicket = 2,
-    /// The bytes that the ticket allows from seeds are used up. Ask another source.
+    /// The ticket lets this seed send nothing (more), or the chunk has been sent twice within the hour. Ask the tracker for
+    /// a plan.
     OverBudget = 3,
     /// The item has no such chunk. The asker has a wrong manifest.
     NoSuchChunk = 4,

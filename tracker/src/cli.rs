@@ -76,7 +76,9 @@ enum Command {
     /// Print who holds a title
     Copies(copies::CopiesArgs),
     /// Print how much boxes and seeds have sent
-    Traffic,
+    Traffic(traffic::TrafficArgs),
+    /// Print which part of all bytes boxes have sent
+    Offload(traffic::Since),
     /// Print who this tracker is
     Id,
     /// Show or check the configuration
@@ -122,7 +124,8 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
         Command::Explain(args) => plans::explain(&global, args).await,
         Command::Estimate(args) => plans::estimate(&global, args).await,
         Command::Copies(args) => copies::run(&global, args).await,
-        Command::Traffic => traffic::run(&global).await,
+        Command::Traffic(args) => traffic::run(&global, args).await,
+        Command::Offload(since) => traffic::offload(&global, since).await,
         Command::Id => id(&global),
         Command::Config(command) => command.run::<Config>(&global.sources(), global.json, &mut std::io::stdout()),
         Command::Completions { shell } => {

@@ -2,13 +2,15 @@
 //!
 //! `config.example.toml` says the same to people and is tested to equal [`Config::default`].
 
+use std::collections::BTreeMap;
+
 use daemon::config::{Invalid, Settings};
 use daemon::serve;
-use daemon::units::{ByteRate, Duration};
+use daemon::units::{ByteRate, ByteSize, Duration, Limit};
 use serde::{Deserialize, Serialize};
 use swarm_proto::id::SiteId;
-use swarm_proto::tracker::planner;
 use swarm_proto::tracker::registry::MAX_NAME_BYTES;
+use swarm_proto::tracker::{origin, planner};
 
 /// The port that devices and people reach a tracker at.
 const DEFAULT_PORT: u16 = 7001;
@@ -33,6 +35,18 @@ pub struct Config {
     pub server: serve::Config,
     /// How sources are chosen.
     pub plans: Plans,
+    /// What seeds may send.
+    pub origin: OriginBudget,
+}
+
+/// What seeds may send to the devices of each site.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OriginBudget {
+    /// In each hour of UTC; zero: nothing.
+    pub bytes_per_hour: Limit<ByteSize>,
+    /// The same for single sites.
+    pub sites: BTreeMap<String, Limit<ByteSize>>,
 }
 
 /// How sources are chosen.
@@ -71,6 +85,36 @@ impl Default for Config {
             default_site: "main".to_owned(),
             server: serve::Config::on_loopback(DEFAULT_PORT),
             plans: Plans::default(),
+            origin: OriginBudget::default(),
+        }
+    }
+}
+
+impl Default for OriginBudget {
+    fn default() -> OriginBudget {
+        OriginBudget { bytes_per_hour: Limit::Unlimited, sites: BTreeMap::new() }
+    }
+}
+
+impl OriginBudget {
+    /// What the ledger is told. Names of sites have been checked.
+    pub(crate) fn ledger(&self) -> origin::Config {
+        let bytes = |limit: &Limit<ByteSize>| match limit {
+            Limit::At(size) => swarm_proto::limit::Limit::Of(size.bytes()),
+            Limit::Unlimited => swarm_proto::limit::Limit::Unlimited,
+        };
+        let sites = self.sites.iter().filter_map(|(site, limit)| Some((SiteId::new(site).ok()?, bytes(limit))));
+        origin::Config { bytes_per_hour: bytes(&self.bytes_per_hour), sites: sites.collect(), ..Default::default() }
+    }
+
+    fn check(&self) -> Result<(), Invalid> {
+        match self.sites.keys().find_map(|site| Some((site, SiteId::new(site).err()?))) {
+            Some((site, why)) => Err(Invalid::new(
+                format!("origin.sites.{site}"),
+                why,
+                "name a site as its devices were invited to it, such as north = \"200 GB\"",
+            )),
+            None => Ok(()),
         }
     }
 }
@@ -161,6 +205,7 @@ impl Settings for Config {
             let hint = "write it like \"http://127.0.0.1:7002\", or leave it empty";
             return Err(Invalid::new("keyserver_url", "this is not the address of a keyserver", hint));
         }
+        self.origin.check()?;
         self.plans.check()
     }
 }
@@ -190,6 +235,8 @@ mod tests {
             ("plans.unknown_box=0 B/s", "plans.unknown_box"),
             ("default_site=North Pole", "default_site"),
             ("keyserver_url=127.0.0.1", "keyserver_url"),
+            ("origin.bytes_per_hour=1000", "bytes_per_hour"),
+            ("origin.sites.North Pole=1 GB", "origin.sites.North Pole"),
             ("name=", "name"),
         ] {
             let said = refusal(assignment);

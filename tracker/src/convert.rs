@@ -13,6 +13,8 @@ use swarm_proto::limit::Limit;
 use swarm_proto::membership::DeviceKind;
 use swarm_proto::pb::common as pb_common;
 use swarm_proto::pb::tracker as pb;
+use swarm_proto::time::Utc;
+use swarm_proto::tracker::accounts::{Mismatch, SourceKind, Totals};
 use swarm_proto::tracker::addresses::{MAX_ADDRESS_BYTES, MAX_ADDRESSES};
 use swarm_proto::tracker::catalog::Listing;
 use swarm_proto::tracker::planner::{Lease, Link};
@@ -26,6 +28,9 @@ pub(crate) const MAX_HOLDINGS: usize = 100_000;
 
 /// Rows of one report of traffic.
 pub(crate) const MAX_TRAFFIC_ROWS: usize = 1_000;
+
+/// Shares of one report.
+const MAX_SHARE_USES: usize = 1_000;
 
 /// Bytes of one row of traffic: what nobody moves between two reports is an attempt at the totals.
 const MAX_ROW_BYTES: u64 = 1 << 42;
@@ -197,6 +202,8 @@ pub(crate) struct Hello {
     pub(crate) addresses: Vec<String>,
     pub(crate) holdings: Vec<(ItemId, Holding)>,
     pub(crate) software: String,
+    /// Tells this run of the device from those before.
+    pub(crate) run: Option<u64>,
 }
 
 impl TryFrom<pb::Hello> for Hello {
@@ -225,7 +232,8 @@ impl TryFrom<pb::Hello> for Hello {
         if holdings.windows(2).any(|pair| pair[0].0 == pair[1].0) {
             return Err(Invalid::new("hello.holdings", "names an item twice"));
         }
-        Ok(Hello { addresses: message.addresses, holdings, software: message.software })
+        let run = (message.run > 0).then_some(message.run);
+        Ok(Hello { addresses: message.addresses, holdings, software: message.software, run })
     }
 }
 
@@ -264,9 +272,11 @@ pub(crate) fn link(message: &pb::Heartbeat) -> Link {
     }
 }
 
-/// What a device has received from another.
+/// What a device has received from another, and sent to it.
 pub(crate) struct TrafficRow {
+    pub(crate) item: ItemId,
     pub(crate) counterpart: DeviceId,
+    pub(crate) sent_bytes: u64,
     pub(crate) verified_bytes: u64,
     pub(crate) wasted_bytes: u64,
 }
@@ -281,21 +291,85 @@ pub(crate) fn traffic(message: &pb::Traffic) -> Result<Vec<TrafficRow>, Invalid>
         .iter()
         .enumerate()
         .map(|(at, row)| traffic_row(row).map_err(|error| error.inside(format!("traffic.rows[{at}]"))));
-    rows.collect()
+    let rows: Vec<TrafficRow> = rows.collect::<Result<_, _>>()?;
+    let all: u64 = rows.iter().map(|row| row.verified_bytes + row.wasted_bytes + row.sent_bytes).sum();
+    match all {
+        0..=MAX_ROW_BYTES => Ok(rows),
+        _ => Err(Invalid::new("traffic.rows", format!("must add up to at most {MAX_ROW_BYTES} bytes"))),
+    }
 }
 
 fn traffic_row(row: &pb::TrafficRow) -> Result<TrafficRow, Invalid> {
-    id::<ItemId>("item", &row.item)?;
     let bounded = |field, bytes| match bytes {
         0..=MAX_ROW_BYTES => Ok(bytes),
         _ => Err(Invalid::new(field, format!("must be at most {MAX_ROW_BYTES}"))),
     };
-    bounded("sent_bytes", row.sent_bytes)?;
     Ok(TrafficRow {
+        item: id("item", &row.item)?,
+        sent_bytes: bounded("sent_bytes", row.sent_bytes)?,
         counterpart: id("counterpart", &row.counterpart)?,
         verified_bytes: bounded("received_verified_bytes", row.received_verified_bytes)?,
         wasted_bytes: bounded("received_wasted_bytes", row.received_wasted_bytes)?,
     })
+}
+
+/// Sums as operators see them.
+pub(crate) fn account(of: String, totals: &Totals) -> pb::AccountRow {
+    let from = |source| totals.of(source).verified_bytes;
+    pb::AccountRow {
+        of,
+        name: String::new(),
+        from_same_home_bytes: from(SourceKind::SameHome),
+        from_same_site_bytes: from(SourceKind::SameSite),
+        from_same_isp_bytes: from(SourceKind::SameIsp),
+        from_elsewhere_bytes: from(SourceKind::Elsewhere),
+        from_seeds_bytes: from(SourceKind::Seed),
+        from_strangers_bytes: from(SourceKind::Stranger),
+        wasted_bytes: totals.all().wasted_bytes,
+    }
+}
+
+/// The same, one row for each kind of source that has sent something.
+pub(crate) fn account_by_source(totals: &Totals) -> Vec<pb::AccountRow> {
+    let named = SourceKind::ALL.into_iter().map(|source| match source {
+        SourceKind::SameHome => (source, "same home"),
+        SourceKind::SameSite => (source, "same site"),
+        SourceKind::SameIsp => (source, "same ISP"),
+        SourceKind::Elsewhere => (source, "elsewhere"),
+        SourceKind::Seed => (source, "seed"),
+        SourceKind::Stranger => (source, "stranger"),
+    });
+    let sent = named.filter(|(source, _)| totals.of(*source).received_bytes() > 0);
+    sent.map(|(source, name)| account(name.to_owned(), &totals.only(source))).collect()
+}
+
+/// A disagreement as operators see it.
+pub(crate) fn mismatch(mismatch: &Mismatch) -> pb::Mismatch {
+    pb::Mismatch {
+        sender: mismatch.sender.to_vec(),
+        receiver: mismatch.receiver.to_vec(),
+        item: mismatch.item.to_vec(),
+        said_sent_bytes: mismatch.said_sent_bytes,
+        said_received_bytes: mismatch.said_received_bytes,
+        since_utc_ms: mismatch.since.as_millis(),
+        seen_utc_ms: mismatch.seen.as_millis(),
+    }
+}
+
+/// What a seed has sent under shares.
+pub(crate) struct SharesUsed {
+    /// By serial of the ticket.
+    pub(crate) uses: Vec<(u64, u64)>,
+    pub(crate) settled_until: Option<Utc>,
+}
+
+/// What a seed says to have sent under shares.
+pub(crate) fn shares_used(message: &pb::SharesUsed) -> Result<SharesUsed, Invalid> {
+    if message.uses.len() > MAX_SHARE_USES {
+        return Err(Invalid::new("shares_used.uses", format!("must be at most {MAX_SHARE_USES}")));
+    }
+    let uses = message.uses.iter().map(|it| (it.serial, it.sent_bytes)).collect();
+    Ok(SharesUsed { uses, settled_until: message.settled_until_utc_ms.map(Utc::from_millis) })
 }
 
 /// Which title somebody means.
@@ -457,10 +531,19 @@ mod tests {
             received_verified_bytes: u64::MAX,
             ..pb::TrafficRow::default()
         };
-        let refused = traffic(&pb::Traffic { rows: vec![row] }).err().expect("refused");
+        let refused = traffic(&pb::Traffic { rows: vec![row.clone()] }).err().expect("refused");
         assert_eq!(refused.field, "traffic.rows[0].received_verified_bytes");
+        let large = pb::TrafficRow { received_verified_bytes: 0, sent_bytes: MAX_ROW_BYTES, ..row.clone() };
+        let together = pb::Traffic { rows: vec![large; 2] };
+        assert_eq!(traffic(&together).err().expect("refused").field, "traffic.rows");
         let many = pb::Traffic { rows: vec![pb::TrafficRow::default(); MAX_TRAFFIC_ROWS + 1] };
         assert_eq!(traffic(&many).err().expect("refused").field, "traffic.rows");
+    }
+
+    #[test]
+    fn more_shares_than_one_report_may_hold_are_refused() {
+        let many = pb::SharesUsed { uses: vec![pb::ShareUse::default(); MAX_SHARE_USES + 1], ..Default::default() };
+        assert_eq!(shares_used(&many).err().expect("refused").field, "shares_used.uses");
     }
 
     #[test]

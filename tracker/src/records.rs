@@ -15,7 +15,9 @@ use swarm_proto::limit::Limit;
 use swarm_proto::membership::DeviceKind;
 use swarm_proto::signed::Signed;
 use swarm_proto::time::Utc;
+use swarm_proto::tracker::accounts::{Slot, SourceKind, Sums, Totals};
 use swarm_proto::tracker::catalog::Listing;
+use swarm_proto::tracker::origin::{Asker, Grant, Hour, Part};
 use swarm_proto::tracker::queue::{self, PriorityList};
 use swarm_proto::tracker::registry::{Customer, Device, Invite, InviteKey, Status};
 use swarm_proto::wrap::HpkePublic;
@@ -49,6 +51,13 @@ enum Key<'a> {
     Revocation(&'a DeviceId),
     /// `x`: [`Traffic`].
     Traffic,
+    /// `g` ‖ serial of a ticket (8): a [`StoredGrant`].
+    Grant(u64),
+    /// `a` ‖ kind of sum (1: hour, day, item) ‖ number of the hour or day (8) ‖ site, as text, or item (32):
+    /// [`StoredTotals`].
+    Account(&'a Slot),
+    /// `o` ‖ site, as text: which hour (8) ‖ bytes that seeds have sent to it (8).
+    OriginHour(&'a SiteId),
 }
 
 impl Key<'_> {
@@ -96,6 +105,25 @@ impl Key<'_> {
                 key.put_slice(device.as_bytes());
             }
             Key::Traffic => key.put_u8(b'x'),
+            Key::Grant(serial) => {
+                key.put_u8(b'g');
+                key.put_u64(serial);
+            }
+            Key::Account(slot) => {
+                key.put_u8(b'a');
+                let (kind, number, of) = match slot {
+                    Slot::Hour(hour, site) => (0, hour, site.as_str().as_bytes()),
+                    Slot::Day(day, site) => (1, day, site.as_str().as_bytes()),
+                    Slot::Item(day, item) => (2, day, item.as_bytes().as_slice()),
+                };
+                key.put_u8(kind);
+                key.put_u64(*number);
+                key.put_slice(of);
+            }
+            Key::OriginHour(site) => {
+                key.put_u8(b'o');
+                key.put_slice(site.as_str().as_bytes());
+            }
         }
         key.freeze()
     }
@@ -192,6 +220,39 @@ struct StoredHolding {
     /// One bit a chunk; none for a copy.
     #[prost(bytes = "vec", tag = "2")]
     bits: Vec<u8>,
+}
+
+/// One number for each kind of source, in the order of [`SourceKind::ALL`].
+#[derive(Clone, PartialEq, Message)]
+struct StoredTotals {
+    #[prost(uint64, repeated, tag = "1")]
+    verified_bytes: Vec<u64>,
+    #[prost(uint64, repeated, tag = "2")]
+    wasted_bytes: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredGrant {
+    #[prost(bytes = "vec", tag = "1")]
+    account: Vec<u8>,
+    #[prost(string, tag = "2")]
+    site: String,
+    #[prost(uint64, tag = "3")]
+    until_utc_ms: u64,
+    #[prost(message, repeated, tag = "4")]
+    parts: Vec<StoredPart>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredPart {
+    #[prost(bytes = "vec", tag = "1")]
+    seed: Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    run: u64,
+    #[prost(uint64, tag = "3")]
+    bytes: u64,
+    #[prost(uint64, tag = "4")]
+    sent: u64,
 }
 
 /// Bytes that devices have received, by who sent them, since the store began.
@@ -321,6 +382,37 @@ impl Records {
         self.put(Key::Traffic, traffic.encode_to_vec())
     }
 
+    /// What a ticket lets seeds send; none: it is over.
+    pub(crate) fn grant(self, serial: u64, grant: Option<&Grant>) -> Records {
+        let Some(grant) = grant else { return Records(self.0.delete(Key::Grant(serial).bytes())) };
+        let part =
+            |part: &Part| StoredPart { seed: part.seed.to_vec(), run: part.run, bytes: part.bytes, sent: part.sent };
+        let stored = StoredGrant {
+            account: grant.asker.account.to_vec(),
+            site: grant.asker.site.to_string(),
+            until_utc_ms: grant.until.as_millis(),
+            parts: grant.parts.iter().map(part).collect(),
+        };
+        self.put(Key::Grant(serial), stored.encode_to_vec())
+    }
+
+    /// What one sum of the accounts has come to; none: it is forgotten.
+    pub(crate) fn account(self, slot: &Slot, totals: Option<&Totals>) -> Records {
+        let Some(totals) = totals else { return Records(self.0.delete(Key::Account(slot).bytes())) };
+        let sums = || SourceKind::ALL.into_iter().map(|source| totals.of(source));
+        let stored = StoredTotals {
+            verified_bytes: sums().map(|sums| sums.verified_bytes).collect(),
+            wasted_bytes: sums().map(|sums| sums.wasted_bytes).collect(),
+        };
+        self.put(Key::Account(slot), stored.encode_to_vec())
+    }
+
+    /// What seeds have sent to a site in its hour.
+    pub(crate) fn origin_hour(self, site: &SiteId, hour: Hour) -> Records {
+        let value = [hour.number.to_be_bytes(), hour.sent_bytes.to_be_bytes()].concat();
+        self.put(Key::OriginHour(site), value)
+    }
+
     /// Writes that may be lost in a crash, because devices will say the same again.
     pub(crate) fn relaxed(self) -> Records {
         Records(self.0.relaxed())
@@ -374,6 +466,9 @@ pub(crate) struct Everything {
     pub(crate) holdings: Vec<(DeviceId, ItemId, Holding)>,
     pub(crate) revocations: Vec<(DeviceId, Utc)>,
     pub(crate) traffic: Traffic,
+    pub(crate) grants: Vec<Grant>,
+    pub(crate) origin_hours: Vec<(SiteId, Hour)>,
+    pub(crate) accounts: Vec<(Slot, Totals)>,
 }
 
 impl Everything {
@@ -411,6 +506,15 @@ impl Everything {
         }
         for (key, value) in single(store, b'r').await? {
             all.revocations.push(seen(&key, &value).ok_or_else(|| damaged(&key))?);
+        }
+        for (key, value) in single(store, b'g').await? {
+            all.grants.push(grant(&key, &value).ok_or_else(|| damaged(&key))?);
+        }
+        for (key, value) in single(store, b'a').await? {
+            all.accounts.push(account_of(&key, &value).ok_or_else(|| damaged(&key))?);
+        }
+        for (key, value) in single(store, b'o').await? {
+            all.origin_hours.push(origin_hour(&key, &value).ok_or_else(|| damaged(&key))?);
         }
         if let Some(versioned) = store.get(&Key::Traffic.bytes()).await? {
             all.traffic = Traffic::decode(versioned.value).map_err(|_| damaged(&Key::Traffic.bytes()))?;
@@ -537,6 +641,53 @@ fn holding(key: &[u8], value: &[u8]) -> Option<(DeviceId, ItemId, Holding)> {
     Some((DeviceId::try_from(device).ok()?, ItemId::try_from(item).ok()?, holding))
 }
 
+fn grant(key: &[u8], value: &[u8]) -> Option<Grant> {
+    let stored = StoredGrant::decode(value).ok()?;
+    let part = |part: &StoredPart| {
+        let seed = DeviceId::try_from(part.seed.as_slice()).ok()?;
+        (part.sent <= part.bytes).then_some(Part { seed, run: part.run, bytes: part.bytes, sent: part.sent })
+    };
+    Some(Grant {
+        serial: u64::from_be_bytes(key.get(1..)?.try_into().ok()?),
+        asker: Asker {
+            account: AccountId::try_from(stored.account.as_slice()).ok()?,
+            site: SiteId::new(&stored.site).ok()?,
+        },
+        until: Utc::from_millis(stored.until_utc_ms),
+        parts: stored.parts.iter().map(part).collect::<Option<_>>()?,
+    })
+}
+
+fn account_of(key: &[u8], value: &[u8]) -> Option<(Slot, Totals)> {
+    let (kind, rest) = key.get(1..)?.split_first()?;
+    let (number, of) = rest.split_at_checked(8)?;
+    let number = u64::from_be_bytes(number.try_into().ok()?);
+    let site = || SiteId::new(std::str::from_utf8(of).ok()?).ok();
+    let slot = match kind {
+        0 => Slot::Hour(number, site()?),
+        1 => Slot::Day(number, site()?),
+        2 => Slot::Item(number, ItemId::try_from(of).ok()?),
+        _ => return None,
+    };
+    let stored = StoredTotals::decode(value).ok()?;
+    let mut totals = Totals::default();
+    let sums = stored.verified_bytes.into_iter().zip(stored.wasted_bytes);
+    for (source, (verified_bytes, wasted_bytes)) in SourceKind::ALL.into_iter().zip(sums) {
+        totals.add(source, Sums { verified_bytes, wasted_bytes });
+    }
+    Some((slot, totals))
+}
+
+fn origin_hour(key: &[u8], value: &[u8]) -> Option<(SiteId, Hour)> {
+    let site = SiteId::new(std::str::from_utf8(key.get(1..)?).ok()?).ok()?;
+    let (number, sent_bytes) = value.split_at_checked(8)?;
+    let hour = Hour {
+        number: u64::from_be_bytes(number.try_into().ok()?),
+        sent_bytes: u64::from_be_bytes(sent_bytes.try_into().ok()?),
+    };
+    Some((site, hour))
+}
+
 fn kind(is_seed: bool) -> DeviceKind {
     if is_seed { DeviceKind::Seed } else { DeviceKind::Box }
 }
@@ -661,6 +812,40 @@ mod tests {
         records.commit(&store).await.unwrap();
         Records::new().forgotten_device(&device_id(3)).forgotten_customer(&account(1)).commit(&store).await.unwrap();
         assert!(store.scan(&[], None, MAX_PAGE).await.unwrap().entries.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_seeds_may_send_and_have_sent_comes_back() {
+        let grant = Grant {
+            serial: 7,
+            asker: Asker { account: account(1), site: SiteId::new("north").unwrap() },
+            until: Utc::from_secs(9),
+            parts: vec![Part { seed: device_id(2), run: 3, bytes: 100, sent: 40 }],
+        };
+        let (site, hour) = (SiteId::new("north").unwrap(), Hour { number: 5, sent_bytes: 40 });
+        let store = Memory::new();
+        Records::new().grant(7, Some(&grant)).origin_hour(&site, hour).commit(&store).await.unwrap();
+        let all = Everything::load(&store).await.unwrap();
+        assert_eq!((all.grants, all.origin_hours), (vec![grant], vec![(site, hour)]));
+        Records::new().grant(7, None).commit(&store).await.unwrap();
+        assert_eq!(Everything::load(&store).await.unwrap().grants, []);
+    }
+
+    #[tokio::test]
+    async fn accounts_come_back_and_forgotten_ones_do_not() {
+        let site = SiteId::new("north").unwrap();
+        let slots = [Slot::Hour(7, site.clone()), Slot::Day(8, site), Slot::Item(9, ItemId::from([3; 32]))];
+        let mut totals = Totals::default();
+        totals.add(SourceKind::Seed, Sums { verified_bytes: 5, wasted_bytes: 1 });
+        totals.add(SourceKind::SameHome, Sums { verified_bytes: 6, wasted_bytes: 0 });
+        let store = Memory::new();
+        for slot in &slots {
+            Records::new().account(slot, Some(&totals)).commit(&store).await.unwrap();
+        }
+        let all = Everything::load(&store).await.unwrap().accounts;
+        assert_eq!(all, slots.clone().map(|slot| (slot, totals)));
+        Records::new().account(&slots[0], None).commit(&store).await.unwrap();
+        assert_eq!(Everything::load(&store).await.unwrap().accounts.len(), 2);
     }
 
     #[tokio::test]

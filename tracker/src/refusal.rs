@@ -46,6 +46,12 @@ pub(crate) fn not_for_devices() -> Failure {
         .hint("present the token from operator.token in the tracker's data folder")
 }
 
+/// A report that only seeds make.
+pub(crate) fn not_a_seed() -> Failure {
+    Failure::new(Exit::NotAllowed, "E-CALL-06", "this is for seeds")
+        .hint("a box's uploads are counted by their receivers")
+}
+
 /// A call that only devices make.
 pub(crate) fn not_for_operators() -> Failure {
     Failure::new(Exit::NotAllowed, "E-CALL-05", "this is for devices").hint("call it with a device's call token")

@@ -4,6 +4,7 @@
 //! machines what would become of it, then commits that, then lets it be so. What devices will say again (holdings,
 //! traffic, when they were seen) is written a little later, together. Others hold a [`Handle`].
 
+mod accounts;
 mod customers;
 mod devices;
 mod pairing;
@@ -12,6 +13,7 @@ mod publishers;
 mod queues;
 mod sessions;
 mod signins;
+mod tickets;
 mod titles;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,14 +35,17 @@ use swarm_proto::id::{AccountId, DeviceId, ItemId, SiteId};
 use swarm_proto::membership::DeviceKind;
 use swarm_proto::signed::SigningKey;
 use swarm_proto::time::{Mono, Now};
+use swarm_proto::tracker::accounts::{Accounts, Slot};
 use swarm_proto::tracker::catalog::Catalog;
 use swarm_proto::tracker::guesses::Guesses;
+use swarm_proto::tracker::origin::Origin;
 use swarm_proto::tracker::pairing::Pairings;
 use swarm_proto::tracker::planner::{self, Planner};
 use swarm_proto::tracker::queue::PriorityList;
 use swarm_proto::tracker::registry::Registry;
 use swarm_proto::tracker::revocations::Revocations;
 use swarm_proto::tracker::signins::SignIns;
+use swarm_proto::tracker::tickets::Tickets;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::sessions::Session;
@@ -134,6 +139,7 @@ struct Counters {
     plans: Family<[(&'static str, &'static str); 1], Counter>,
     received_bytes: Family<[(&'static str, &'static str); 1], Counter>,
     unwritten_records: Gauge,
+    traffic_mismatches: Gauge,
 }
 
 impl Counters {
@@ -146,6 +152,9 @@ impl Counters {
             registry.register("plans", "Plans drawn, by whether somebody sends", counters.plans.clone());
             let received = counters.received_bytes.clone();
             registry.register("received_bytes", "Bytes that devices say to have received, by source", received);
+            let mismatches = counters.traffic_mismatches.clone();
+            let help = "Pairs of devices that disagree about what one has sent to the other";
+            registry.register("traffic_mismatches", help, mismatches);
             let unwritten = counters.unwritten_records.clone();
             registry.register(
                 "unwritten_records",
@@ -177,7 +186,8 @@ pub(crate) struct State {
     revocations: Revocations,
     sessions: BTreeMap<DeviceId, Session>,
     last_session: u64,
-    last_ticket: u64,
+    tickets: Tickets,
+    accounts: Accounts,
     traffic: Traffic,
     unwritten: Unwritten,
     sweep_at: Mono,
@@ -191,13 +201,20 @@ pub(crate) struct State {
 struct Unwritten {
     holdings: BTreeSet<(DeviceId, ItemId)>,
     seen: BTreeSet<DeviceId>,
+    /// Tickets whose shares have changed or are over, and sites whose hour has.
+    grants: BTreeSet<u64>,
+    hours: BTreeSet<SiteId>,
+    /// Sums of the accounts.
+    slots: BTreeSet<Slot>,
     traffic: bool,
     write_at: Option<Mono>,
 }
 
 impl Unwritten {
     fn len(&self) -> i64 {
-        i64::try_from(self.holdings.len() + self.seen.len()).unwrap_or(i64::MAX) + i64::from(self.traffic)
+        i64::try_from(self.holdings.len() + self.seen.len() + self.grants.len() + self.hours.len() + self.slots.len())
+            .unwrap_or(i64::MAX)
+            + i64::from(self.traffic)
     }
 
     fn is_due_by(&mut self, at: Mono) {
@@ -222,6 +239,11 @@ impl State {
             .map_err(|error| Failure::new(Exit::Config, "E-CONFIG-10", "default_site is not a site").why(error))?;
         let writing = parts.health.check("store", "free some disk space, or check the disk and restart the tracker");
         writing.ok();
+        let mut origin = Origin::new(parts.config.origin.ledger());
+        everything.origin_hours.into_iter().for_each(|(site, hour)| origin.restore_hour(site, hour));
+        everything.grants.into_iter().for_each(|grant| origin.restore_grant(grant));
+        let mut accounts = Accounts::default();
+        everything.accounts.into_iter().for_each(|(slot, totals)| accounts.restore(slot, totals));
         let mut state = State {
             default_site,
             rng: ChaCha20Rng::from_seed(*daemon::secrets::random()),
@@ -240,7 +262,8 @@ impl State {
             revocations: Revocations::default(),
             sessions: BTreeMap::new(),
             last_session: 0,
-            last_ticket: 0,
+            tickets: Tickets::new(origin, *daemon::secrets::random()),
+            accounts,
             traffic: everything.traffic,
             unwritten: Unwritten::default(),
             sweep_at: now.mono + SWEEP_EVERY,
@@ -291,7 +314,7 @@ impl State {
                 question(&mut self, now).await;
             }
             self.handle_timeout(clock::now()).await;
-            self.perform();
+            self.perform().await;
             self.counters.unwritten_records.set(self.unwritten.len());
         }
         self.close_sessions();
@@ -299,12 +322,15 @@ impl State {
     }
 
     fn next_timeout(&self) -> Mono {
-        let machines = [self.planner.poll_timeout(), self.unwritten.write_at];
+        let machines = [self.planner.poll_timeout(), self.accounts.poll_timeout(), self.unwritten.write_at];
         machines.into_iter().flatten().fold(self.sweep_at, Mono::min)
     }
 
     async fn handle_timeout(&mut self, now: Now) {
         self.planner.handle_timeout(now);
+        if self.accounts.poll_timeout().is_some_and(|at| at <= now.mono) {
+            self.compare_accounts(now);
+        }
         if self.unwritten.write_at.is_some_and(|at| at <= now.mono)
             && let Err(failure) = self.write_later_things(now).await
         {
@@ -319,10 +345,10 @@ impl State {
     }
 
     /// Does what the planner wants done.
-    fn perform(&mut self) {
+    async fn perform(&mut self) {
         while let Some(action) = self.planner.poll_action() {
             match action {
-                planner::Action::Push { wish, plan } => self.push_plan(&wish, plan),
+                planner::Action::Push { wish, plan } => self.push_plan(&wish, plan).await,
                 planner::Action::Silent(device) => self.close_silent(&device),
             }
         }
@@ -340,7 +366,9 @@ impl State {
 
     /// Writes a batch of what may be written later; more follows after a pause if there is more.
     async fn write_later_things(&mut self, now: Now) -> Result<(), Failure> {
-        let mut records = Records::new();
+        let (mut records, grants, hours) = self.origin_records(Records::new());
+        let slots;
+        (records, slots) = self.account_records(records);
         let mut written = Vec::new();
         for (device, item) in &self.unwritten.holdings {
             if !records.has_room() {
@@ -366,6 +394,15 @@ impl State {
         }
         if !records.is_empty() {
             self.commit(records.relaxed()).await?;
+        }
+        for serial in &grants {
+            self.unwritten.grants.remove(serial);
+        }
+        for site in &hours {
+            self.unwritten.hours.remove(site);
+        }
+        for slot in &slots {
+            self.unwritten.slots.remove(slot);
         }
         for pair in &written {
             self.unwritten.holdings.remove(pair);

@@ -210,6 +210,10 @@ impl Engine {
 
     /// The network learns the addresses before the machine learns the sources.
     pub(super) fn on_plan(&mut self, now: Now, item: ItemId, plan: pb::tracker::Plan) {
+        if self.geometry(&item).is_some() && plan.ticket.is_some() {
+            let change = self.memory.keep(item, &plan);
+            self.write_memory(change);
+        }
         let parts = match plan::read(plan, self.device) {
             Ok(parts) => parts,
             Err(error) => {
@@ -302,8 +306,8 @@ fn prove(item: ItemId, geometry: &Geometry, theirs: u64, values: &[u8]) -> (Verd
 
 fn refused(why: Refusal) -> Refused {
     match why {
-        Refusal::BadTicket | Refusal::ExpiredTicket => Refused::Ticket,
-        Refusal::OverBudget | Refusal::NoSuchChunk | Refusal::NotServing | Refusal::Banned => Refused::Other,
+        Refusal::BadTicket | Refusal::ExpiredTicket | Refusal::OverBudget => Refused::Ticket,
+        Refusal::NoSuchChunk | Refusal::NotServing | Refusal::Banned => Refused::Other,
     }
 }
 

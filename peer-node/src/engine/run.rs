@@ -27,6 +27,7 @@ use swarm_proto::wire::Answer;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::memory::{Change, Memory};
 use super::plan::Parts;
 use super::serve::{Desk, Sent};
 use super::show::Show;
@@ -88,6 +89,7 @@ pub(super) struct Engine {
     pub(super) wanted: Vec<Wanted>,
     pub(super) live: BTreeMap<RequestId, Live>,
     pub(super) jobs: FuturesUnordered<BoxFuture<'static, Event>>,
+    pub(super) memory: Memory,
     /// Manifests that are proven but not yet on the disk.
     pub(super) manifests: BTreeMap<ItemId, Arc<Manifest>>,
     /// Our own tickets, as the tracker signed them.
@@ -104,6 +106,10 @@ pub(super) struct Engine {
     pub(super) best_downlink: u64,
     pub(super) uploaded_before: u64,
     pub(super) upload_cap: Option<u64>,
+    /// Tells this run of the device from those before: shares of tickets name it.
+    pub(super) run: u64,
+    /// The tracker is to be told of every share, not only of those that have changed.
+    pub(super) untold_shares: bool,
     pub(super) reported_at: Mono,
     pub(super) banned: VecDeque<Banned>,
     pub(super) show: Show,
@@ -115,6 +121,7 @@ impl Engine {
     pub(super) fn new(
         deps: Deps,
         net: net::Handle,
+        memory: Memory,
     ) -> (Self, watch::Receiver<Arc<Snapshot>>, watch::Receiver<HelloState>) {
         let Deps { identity, members, items, tracker, transfers, uploads, .. } = deps;
         let upload_cap = match uploads.slots {
@@ -122,13 +129,15 @@ impl Engine {
             _ => uploads.rate.at().map(|rate| rate.bytes_per_sec()),
         };
         let (snapshot, seen) = watch::channel(Arc::new(Snapshot::default()));
+        let run = run_number();
         let (hello, told) =
-            watch::channel(HelloState { upload_cap_bytes_per_sec: upload_cap, ..HelloState::default() });
-        let uploads = Uploads::new(uploads::Config {
+            watch::channel(HelloState { upload_cap_bytes_per_sec: upload_cap, run, ..HelloState::default() });
+        let uploads = uploads::Config {
             slots: uploads.slots,
             slots_per_peer: uploads.slots_per_peer,
             ..uploads::Config::default()
-        });
+        };
+        let uploads = Uploads::new(identity.device, run, uploads);
         let engine = Self {
             device: identity.device,
             members,
@@ -139,6 +148,7 @@ impl Engine {
             wanted: Vec::new(),
             live: BTreeMap::new(),
             jobs: FuturesUnordered::new(),
+            memory,
             manifests: BTreeMap::new(),
             tickets: BTreeMap::new(),
             waiters: BTreeMap::new(),
@@ -151,6 +161,8 @@ impl Engine {
             best_downlink: 0,
             uploaded_before: 0,
             upload_cap,
+            run,
+            untold_shares: true,
             reported_at: clock::now().mono,
             banned: VecDeque::new(),
             show: Show::default(),
@@ -163,6 +175,8 @@ impl Engine {
 
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut questions: mpsc::Receiver<Inbound>) {
         self.on_membership();
+        let pinned = self.memory.pinned();
+        self.pin(clock::now(), &pinned);
         let mut status = self.net.status();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -216,6 +230,8 @@ impl Engine {
             Action::Ban { device, reason } => self.ban(now, device, reason),
             Action::Complete { item } => {
                 tracing::info!(%item, "item complete");
+                let change = self.memory.forget(&item);
+                self.write_memory(change);
                 self.unreported.insert(item);
                 self.report_holdings();
                 self.show.touch();
@@ -229,6 +245,7 @@ impl Engine {
             Command::SetWanted(wanted) => {
                 self.wanted = wanted;
                 self.want(now);
+                self.recall(now);
             }
             Command::Adopt { item, done } => {
                 self.unreported.insert(item);
@@ -261,6 +278,7 @@ impl Engine {
         match notice {
             TrackerNotice::Up => {
                 self.desk.tracker_up = true;
+                self.untold_shares = true;
                 self.transfers.handle_tracker(now, true);
             }
             TrackerNotice::Down => {
@@ -271,7 +289,11 @@ impl Engine {
                 Ok(item) => self.on_plan(now, item, plan),
                 Err(error) => tracing::warn!(%error, "the tracker sent a plan that cannot be read"),
             },
-            TrackerNotice::PinnedSeeds(sources) => self.pin(now, &sources),
+            TrackerNotice::PinnedSeeds(sources) => {
+                self.pin(now, &sources);
+                let change = self.memory.keep_pinned(&sources);
+                self.write_memory(change);
+            }
             TrackerNotice::Revoked(devices) => self.shut_out(devices),
         }
     }
@@ -357,7 +379,7 @@ impl Engine {
 
     fn on_sent(&mut self, now: Now, sent: Sent) {
         if let Some((id, bytes)) = sent.chunk {
-            self.desk.uploads.handle_sent(id, bytes);
+            self.desk.uploads.handle_sent(now.mono, id, bytes);
         }
         if let Some((item, chunk)) = sent.lost {
             self.unreported.insert(item);
@@ -382,6 +404,31 @@ impl Engine {
         }
         self.report_holdings();
         self.report_traffic();
+        self.report_shares(clock::now());
+    }
+
+    /// Goes on where the device was when it stopped, until the tracker says otherwise; what is not wanted is forgotten.
+    fn recall(&mut self, now: Now) {
+        let gone: Vec<ItemId> = self.memory.items().filter(|item| !self.transfers.is_fetching(item)).copied().collect();
+        for item in gone {
+            let change = self.memory.forget(&item);
+            self.write_memory(change);
+        }
+        let wanted: Vec<ItemId> = self.wanted.iter().map(|wanted| wanted.item).collect();
+        for item in wanted {
+            if let Some(plan) = self.memory.recall(&item) {
+                self.on_plan(now, item, plan);
+            }
+        }
+    }
+
+    pub(super) fn write_memory(&self, change: Option<Change>) {
+        if let Some(change) = change {
+            self.job(async move {
+                change.write().await;
+                Event::Nothing
+            });
+        }
     }
 
     pub(super) fn provider_key(&self, item: ItemId) -> Option<ProviderKey> {
@@ -417,6 +464,11 @@ fn transfers_config(config: &config::Transfers) -> transfers::Config {
         rate_bytes_per_sec: config.rate.at().map(|rate| rate.bytes_per_sec()),
         ..transfers::Config::default()
     }
+}
+
+/// Another one at each start, never zero.
+fn run_number() -> u64 {
+    u64::from_be_bytes(*daemon::secrets::random::<8>()) | 1
 }
 
 /// Ties need not be secret, only different from device to device and the same in a replay.

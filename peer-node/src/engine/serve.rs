@@ -115,8 +115,9 @@ impl Desk {
                 return refuse(Refusal::NoSuchChunk);
             }
             (Ask::Chunk { index, .. }, Some(manifest)) => {
-                uploads::Ask::Chunk(manifest.geometry().chunk_len(index) as u64)
+                uploads::Ask::Chunk { index, bytes: manifest.geometry().chunk_len(index) as u64 }
             }
+            (Ask::Manifest, Some(manifest)) => uploads::Ask::Manifest(manifest.values_bytes().len() as u64),
             (Ask::Chunk { .. } | Ask::Manifest | Ask::Holding, _) => uploads::Ask::Small,
         };
         let send = match self.uploads.admit(now, device, item, ask, &ticket, self.tracker_up) {
@@ -138,7 +139,7 @@ impl Desk {
             }
             (Ask::Chunk { .. }, send) => {
                 if let Some(send) = send {
-                    self.uploads.handle_sent(send, 0);
+                    self.uploads.handle_sent(now.mono, send, 0);
                 }
                 What::Ready(Answer::NotHeld)
             }

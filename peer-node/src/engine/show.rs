@@ -65,6 +65,7 @@ impl Show {
             connected_peers: scene.network.connected.len(),
             listening: scene.network.listening.clone(),
             uploaded_bytes: scene.uploaded_bytes,
+            books: scene.transfers.books(),
             banned: scene.banned.iter().cloned().collect(),
         })
     }

@@ -50,6 +50,7 @@ impl Engine {
         if now.mono.since(self.reported_at) >= REPORT_EVERY {
             self.reported_at = now.mono;
             self.report_traffic();
+            self.report_shares(now);
         }
         self.tell_hello(now);
         let network = self.net.status().borrow().clone();
@@ -111,6 +112,18 @@ impl Engine {
         }
     }
 
+    /// What was sent under the shares of tickets; only seeds have some.
+    pub(super) fn report_shares(&mut self, now: Now) {
+        if !self.desk.uploads.is_seed() {
+            return;
+        }
+        let everything = std::mem::take(&mut self.untold_shares);
+        let told = self.desk.uploads.tell_shares(now.utc, self.desk.tracker_up, everything);
+        if let Some(tracker) = &self.tracker {
+            tracker.report_shares(told, everything);
+        }
+    }
+
     pub(super) fn report(&self, report: Report) {
         if let Some(tracker) = &self.tracker {
             tracker.report(report);
@@ -128,6 +141,7 @@ impl Engine {
             uplink_bytes_per_sec: step(self.best_uplink),
             downlink_bytes_per_sec: step(self.best_downlink),
             upload_cap_bytes_per_sec: self.upload_cap,
+            run: self.run,
         };
         self.hello.send_if_modified(|told| {
             let changed = *told != hello;

@@ -1,13 +1,18 @@
 //! Reports on their way to the tracker.
 //!
 //! Kept while the tracker is away, and bounded: of an item's holdings only the latest counts, traffic between the same
-//! two devices adds up, stalls are forgotten oldest first.
+//! two devices adds up, stalls are forgotten oldest first. That shares are settled is said only on a stream that has
+//! carried everything sent under them: what a broken stream has swallowed is told again first.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use swarm_proto::pb::tracker::{HoldingChange, ItemHolding, Report, Stall, Traffic, TrafficRow, report};
+use swarm_proto::pb::tracker::{
+    HoldingChange, ItemHolding, Report, ShareUse, SharesUsed, Stall, Traffic, TrafficRow, report,
+};
+use swarm_proto::peer::uploads::Told;
+use swarm_proto::time::Utc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -23,6 +28,12 @@ const MAX_TRAFFIC_ROWS: usize = 10_000;
 
 /// Rows in one Traffic report, from the contract.
 const ROWS_PER_REPORT: usize = 1_000;
+
+/// Shares in one report, from the contract.
+const USES_PER_REPORT: usize = 1_000;
+
+/// Shares to report: as many as a seed counts.
+const MAX_USES: usize = 16_384;
 
 /// Stalled sources to report.
 const MAX_STALLS: usize = 256;
@@ -45,6 +56,10 @@ struct Waiting {
     holdings: BTreeMap<Vec<u8>, ItemHolding>,
     traffic: BTreeMap<(Vec<u8>, Vec<u8>), TrafficRow>,
     stalls: VecDeque<Stall>,
+    shares: BTreeMap<u64, u64>,
+    settled_until: Option<u64>,
+    /// Everything sent under shares has been put in since the stream began.
+    shares_complete: bool,
 }
 
 impl Outbox {
@@ -67,14 +82,40 @@ impl Outbox {
 
     /// Everything there is to report.
     pub(super) fn take(&self) -> Vec<Report> {
-        let emptied = Waiting { taken: Some(Instant::now()), ..Waiting::default() };
-        let Waiting { holdings, traffic, stalls, .. } = std::mem::replace(&mut *self.waiting(), emptied);
+        let mut waiting = self.waiting();
+        let shares_complete = waiting.shares_complete;
+        let emptied = Waiting { taken: Some(Instant::now()), shares_complete, ..Waiting::default() };
+        let Waiting { holdings, traffic, stalls, shares, settled_until, .. } =
+            std::mem::replace(&mut *waiting, emptied);
+        drop(waiting);
         let holdings =
             holdings.into_values().map(|holding| report::Report::Holding(HoldingChange { holding: Some(holding) }));
         let stalls = stalls.into_iter().map(report::Report::Stall);
         let rows: Vec<TrafficRow> = traffic.into_values().collect();
         let traffic = rows.chunks(ROWS_PER_REPORT).map(|rows| report::Report::Traffic(Traffic { rows: rows.to_vec() }));
-        holdings.chain(stalls).chain(traffic).map(|report| Report { report: Some(report) }).collect()
+        let shares = shares_used(shares, settled_until.filter(|_| shares_complete)).map(report::Report::SharesUsed);
+        holdings.chain(stalls).chain(traffic).chain(shares).map(|report| Report { report: Some(report) }).collect()
+    }
+
+    /// Takes what a seed has sent under shares; `everything` if it leaves nothing out.
+    pub(super) fn add_shares(&self, told: Told, everything: bool) {
+        let mut waiting = self.waiting();
+        waiting.shares_complete |= everything;
+        waiting.settled_until = waiting.settled_until.max(told.settled_until.map(Utc::as_millis));
+        let filled = !told.uses.is_empty() || waiting.settled_until.is_some();
+        told.uses.into_iter().for_each(|(serial, sent)| waiting.add_use(serial, sent));
+        if filled {
+            waiting.since.get_or_insert_with(Instant::now);
+            drop(waiting);
+            self.0.filled.notify_one();
+        }
+    }
+
+    /// A new stream begins: what went out on the last one may not have arrived.
+    pub(super) fn restart_shares(&self) {
+        let mut waiting = self.waiting();
+        waiting.shares_complete = false;
+        waiting.settled_until = None;
     }
 
     /// Forgets holding changes: a Hello is about to tell all holdings.
@@ -108,7 +149,21 @@ impl Waiting {
                 }
                 self.stalls.push_back(stall);
             }
+            // That they are settled is said anew on the next stream.
+            report::Report::SharesUsed(used) => {
+                used.uses.into_iter().for_each(|it| self.add_use(it.serial, it.sent_bytes));
+            }
             report::Report::Holding(_) | report::Report::Hello(_) | report::Report::Heartbeat(_) => {}
+        }
+    }
+
+    fn add_use(&mut self, serial: u64, sent: u64) {
+        let told = self.shares.entry(serial).or_default();
+        *told = sent.max(*told);
+        if self.shares.len() > MAX_USES {
+            // The oldest serial is the lowest.
+            self.shares.pop_first();
+            self.shares_complete = false;
         }
     }
 
@@ -124,6 +179,21 @@ impl Waiting {
             tracing::warn!("too many unreported counterparts; traffic of one more is not reported");
         }
     }
+}
+
+/// Reports that together tell all this; only the last one says that it is settled.
+fn shares_used(shares: BTreeMap<u64, u64>, settled_until_utc_ms: Option<u64>) -> impl Iterator<Item = SharesUsed> {
+    let uses: Vec<ShareUse> = shares.into_iter().map(|(serial, sent_bytes)| ShareUse { serial, sent_bytes }).collect();
+    let mut reports: Vec<SharesUsed> = uses
+        .chunks(USES_PER_REPORT)
+        .map(|uses| SharesUsed { uses: uses.to_vec(), settled_until_utc_ms: None })
+        .collect();
+    if settled_until_utc_ms.is_some() {
+        let mut last = reports.pop().unwrap_or_default();
+        last.settled_until_utc_ms = settled_until_utc_ms;
+        reports.push(last);
+    }
+    reports.into_iter()
 }
 
 #[cfg(test)]
@@ -184,6 +254,52 @@ mod tests {
         outbox.add(traffic(1, 10));
         outbox.drop_holdings();
         assert_eq!(outbox.take(), vec![Report { report: Some(traffic(1, 10)) }]);
+    }
+
+    fn told(uses: &[(u64, u64)], settled: u64) -> Told {
+        Told { uses: uses.to_vec(), settled_until: Some(Utc::from_millis(settled)) }
+    }
+
+    fn shares_of(outbox: &Outbox) -> Vec<SharesUsed> {
+        let reports = outbox.take().into_iter().filter_map(|report| report.report);
+        let shares = reports.map(|report| match report {
+            report::Report::SharesUsed(used) => used,
+            other => panic!("not about shares: {other:?}"),
+        });
+        shares.collect()
+    }
+
+    fn used(uses: &[(u64, u64)], settled_until_utc_ms: Option<u64>) -> SharesUsed {
+        let uses = uses.iter().map(|&(serial, sent_bytes)| ShareUse { serial, sent_bytes });
+        SharesUsed { uses: uses.collect(), settled_until_utc_ms }
+    }
+
+    #[test]
+    fn shares_are_settled_only_on_a_stream_that_has_carried_everything() {
+        let outbox = Outbox::default();
+        outbox.add_shares(told(&[(1, 5)], 100), false);
+        assert_eq!(shares_of(&outbox), [used(&[(1, 5)], None)]);
+        outbox.add_shares(told(&[(1, 5), (2, 7)], 200), true);
+        outbox.add_shares(told(&[(2, 9)], 300), false);
+        assert_eq!(shares_of(&outbox), [used(&[(1, 5), (2, 9)], Some(300))]);
+        outbox.add_shares(told(&[], 400), false);
+        assert_eq!(shares_of(&outbox), [used(&[], Some(400))]);
+
+        outbox.add_shares(told(&[(3, 1)], 500), false);
+        outbox.restart_shares();
+        assert_eq!(shares_of(&outbox), [used(&[(3, 1)], None)]);
+        outbox.add_shares(told(&[], 600), false);
+        assert_eq!(shares_of(&outbox), []);
+    }
+
+    #[test]
+    fn many_shares_go_in_several_reports_and_the_last_one_settles_them() {
+        let outbox = Outbox::default();
+        let uses: Vec<(u64, u64)> = (0..2_500).map(|serial| (serial, 1)).collect();
+        outbox.add_shares(told(&uses, 100), true);
+        let reports = shares_of(&outbox);
+        let settled: Vec<_> = reports.iter().map(|it| (it.uses.len(), it.settled_until_utc_ms)).collect();
+        assert_eq!(settled, [(1_000, None), (1_000, None), (500, Some(100))]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use daemon::store::Store;
 use futures::StreamExt as _;
 use peer_node::engine::{self, FoundBy, ItemSnapshot, ItemState, Wanted};
 use peer_node::identity::{Enrolled, Identity};
@@ -21,12 +22,11 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 use swarm_proto::geometry::{CHUNK_BYTES, ChunkIndex, Geometry};
 use swarm_proto::id::{AccountId, DeviceId, ItemId, SiteId};
-use swarm_proto::limit::Limit;
 use swarm_proto::manifest::{Manifest, ManifestBuilder};
 use swarm_proto::membership::{DeviceKind, Membership};
 use swarm_proto::pb;
 use swarm_proto::signed::{Signed, SigningKey};
-use swarm_proto::ticket::{Ticket, TicketClass};
+use swarm_proto::ticket::{SeedShare, Ticket, TicketClass};
 use swarm_proto::wire::{Answer, Ask, Refusal, Request};
 use swarm_proto::wrap::HpkeSecret;
 use tempfile::TempDir;
@@ -43,6 +43,8 @@ const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
 struct Swarm {
     tracker: SigningKey,
     rng: ChaCha20Rng,
+    /// Tickets let these send as much as there is.
+    seeds: Vec<DeviceId>,
 }
 
 /// A sealed item. To the swarm any bytes are ciphertext.
@@ -68,7 +70,9 @@ struct Node {
     kind: DeviceKind,
     engine: engine::Handle,
     items: Items,
-    _folder: TempDir,
+    identity: Arc<Identity>,
+    store: Arc<dyn Store>,
+    folder: TempDir,
 }
 
 /// How a source stands in a plan.
@@ -82,7 +86,7 @@ struct Source {
 impl Swarm {
     fn new(seed: u64) -> Self {
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
-        Self { tracker: SigningKey::generate(&mut rng), rng }
+        Self { tracker: SigningKey::generate(&mut rng), rng, seeds: Vec::new() }
     }
 
     fn film(&mut self, bytes: u64) -> Film {
@@ -122,9 +126,31 @@ impl Swarm {
     }
 
     async fn node(&mut self, kind: DeviceKind, config: NodeConfig) -> Node {
-        let folder = tempfile::tempdir().expect("a folder");
-        let identity = Arc::new(self.identity());
+        let (identity, folder) = (Arc::new(self.identity()), tempfile::tempdir().expect("a folder"));
+        self.launch(kind, config, identity, folder, Arc::new(daemon::store::Memory::default())).await
+    }
+
+    /// The same device once more, on the same folder.
+    async fn again(&mut self, node: Node, config: NodeConfig) -> Node {
+        let Node { kind, engine, items, identity, store, folder, .. } = node;
+        engine.stop().await;
+        items.flush().await.expect("what was received is written");
+        drop((engine, items));
+        self.launch(kind, config, identity, folder, store).await
+    }
+
+    async fn launch(
+        &mut self,
+        kind: DeviceKind,
+        config: NodeConfig,
+        identity: Arc<Identity>,
+        folder: TempDir,
+        store: Arc<dyn Store>,
+    ) -> Node {
         let device = identity.device;
+        if kind == DeviceKind::Seed {
+            self.seeds.push(device);
+        }
         let (_, members) = watch::channel(Some(Arc::new(self.enrolled(&identity, kind))));
         let items = Items::open(folder.path(), &config::Items::default()).expect("an empty folder opens");
         let net = config::Net {
@@ -133,16 +159,17 @@ impl Swarm {
             ..config::Net::default()
         };
         let deps = engine::Deps {
-            identity,
+            identity: identity.clone(),
             members,
             items: items.clone(),
             tracker: None,
+            store: store.clone(),
             net: net::Config { silence: config.silence, ..net::Config::of(&net).expect("good addresses") },
             transfers: config::Transfers::default(),
             uploads: config.uploads,
         };
         let engine = engine::spawn(deps).await.expect("loopback can be listened on");
-        Node { device, kind, engine, items, _folder: folder }
+        Node { device, kind, engine, items, identity, store, folder }
     }
 
     /// A node of the network alone. The test answers what it is asked.
@@ -167,8 +194,10 @@ impl Swarm {
             item,
             class: TicketClass::Queued,
             expires: clock::utc() + Duration::from_secs(3_600),
-            seed_bytes_max: Limit::Of(1 << 40),
             serial: 1,
+            shares: self.seeds.iter().map(|&seed| SeedShare { seed, bytes: 1 << 40, run: None }).collect(),
+            shares_until: clock::utc() + Duration::from_secs(3_600),
+            party: 1,
         };
         Signed::sign(&self.tracker, &ticket).expect("a valid ticket")
     }
@@ -280,6 +309,8 @@ impl Node {
             let held = self.items.read_chunk(film.item, index).await.expect("it is held");
             assert_eq!(held, film.chunk(index), "chunk {raw} is bit-exact");
         }
+        let books = self.engine.snapshot().borrow().books;
+        assert!(books.balance(), "every byte is verified, wasted or being checked: {books:?}");
         let verified: u64 = item.sources.iter().map(|source| source.verified_bytes).sum();
         assert!(verified <= film.geometry().sealed_len());
         item.sources.iter().map(|source| (source.device, source.verified_bytes)).collect()
@@ -391,6 +422,27 @@ async fn a_box_that_still_fetches_already_passes_on_what_it_has() {
     swarm.plan(&last, &film, &[&middle.source()]).await;
     let sources = last.until_complete(&film).await;
     assert_eq!(sources[&middle.device], 12 * CHUNK_BYTES);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_box_that_starts_again_while_the_tracker_is_away_goes_on_with_its_ticket_and_its_sources() {
+    let mut swarm = Swarm::new(44);
+    let film = swarm.film(16 * CHUNK_BYTES);
+    let slow = config::Uploads {
+        rate: "4 MiB/s".parse().map(daemon::units::Limit::At).expect("a rate"),
+        ..config::Uploads::default()
+    };
+    let seed = swarm.node(DeviceKind::Seed, NodeConfig { uploads: slow, ..NodeConfig::default() }).await;
+    let asker = swarm.node(DeviceKind::Box, NodeConfig::default()).await;
+    seed.listening().await;
+    seed.hold(&film, 0..16).await;
+    asker.want(&[&film]).await;
+    swarm.plan(&asker, &film, &[&seed.source()]).await;
+    asker.until(&film, |item| item.chunks_held > 2).await;
+    let asker = swarm.again(asker, NodeConfig::default()).await;
+    asker.want(&[&film]).await;
+    let sources = asker.until_complete(&film).await;
+    assert!(sources[&seed.device] < 16 * CHUNK_BYTES, "what it had is not fetched again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -105,7 +105,7 @@ async fn attend(
     ensure!(!addresses.is_empty(), "the liar has no address to be reached at");
     let ranges = vec![ChunkRange { first: 0, count: geometry.n_chunks() }];
     let holding = ItemHolding { item: entry.item.to_vec(), n_chunks: geometry.n_chunks(), ranges };
-    let hello = Hello { addresses, holdings: vec![holding], software: "liar".to_owned() };
+    let hello = Hello { addresses, holdings: vec![holding], software: "liar".to_owned(), run: 0 };
     let (reports, stream) = mpsc::channel(4);
     reports.send(Report { report: Some(Kind::Hello(hello)) }).await?;
     let request = device.to_tracker(ReceiverStream::new(stream))?;

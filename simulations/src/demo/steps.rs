@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use daemon::{Exit, Shutdown};
-use peer_node::status::bytes_by_kind;
+use peer_node::status::{books_balance, bytes_by_kind};
 use serde_json::Value;
 use swarm_proto::pb::node::TitleState;
 use swarm_proto::seal::Released;
@@ -14,7 +14,7 @@ use swarm_proto::seal::Released;
 use super::device::Device;
 use super::leaks::{Leak, Search, hex};
 use super::liar::Liar;
-use super::node::{arrived, bytes_from, fetch, play_and_compare};
+use super::node::{Node, arrived, bytes_from, fetch, play_and_compare};
 use super::process::Daemon;
 use super::report::{Findings, Report};
 use super::world::{World, text};
@@ -253,6 +253,10 @@ async fn tracker_outage(world: &mut World) -> anyhow::Result<Findings> {
 }
 
 async fn sealed(world: &mut World, film: &Original) -> anyhow::Result<Findings> {
+    for daemon in std::iter::once(&world.seed).chain(&world.boxes).filter(|daemon| daemon.is_running()) {
+        let status = Node::of(daemon).await?.status().await?;
+        ensure!(books_balance(&status), "{}: the books do not balance: {:?}", daemon.name, status.received);
+    }
     // A witness buys the film and so learns the key that must be on no disk.
     let code = world.invite("box", "witness").await?;
     let witness = Device::enrol(&world.tracker.url, &code, "witness").await?;

@@ -187,7 +187,7 @@ impl World {
             told,
             manners: Manners::Honest,
             transfers: Transfers::new(u64::from_be_bytes(*first), machines.transfers.clone()),
-            uploads: Uploads::new(uploads),
+            uploads: Uploads::new(id, 1, uploads),
         };
         self.devices.push(Device::new(parts));
     }

@@ -90,8 +90,9 @@ impl World {
         }
         let (asker, item, now) = (asker.id, self.titles[title as usize].item, self.clocks());
         let what = match ask {
-            Ask::Manifest | Ask::Holding => uploads::Ask::Small,
-            Ask::Chunk(chunk) => uploads::Ask::Chunk(self.geometry.chunk_len(chunk) as u64),
+            Ask::Manifest => uploads::Ask::Manifest(u64::from(self.geometry.n_chunks()) * MANIFEST_BYTES_PER_CHUNK),
+            Ask::Holding => uploads::Ask::Small,
+            Ask::Chunk(chunk) => uploads::Ask::Chunk { index: chunk, bytes: self.geometry.chunk_len(chunk) as u64 },
         };
         let admission = self.devices[to as usize].uploads.admit(now, asker, item, what, &ticket, self.tracker.up);
         let send = match admission {
@@ -114,7 +115,7 @@ impl World {
             (Ask::Chunk(chunk), Some(held)) => {
                 let send = send.expect("a chunk is served under a name");
                 if !held.contains(chunk.get()) {
-                    server.uploads.handle_sent(send, 0);
+                    server.uploads.handle_sent(now.mono, send, 0);
                     return self.reply(from, id, Answer::NotHeld);
                 }
                 let forged = server.lies();
@@ -167,7 +168,7 @@ impl World {
     fn has_sent(&mut self, sending: &Sending, sent: u64) {
         let now = self.clocks().mono;
         let sender = &mut self.devices[sending.from as usize];
-        sender.uploads.handle_sent(sending.send, sent);
+        sender.uploads.handle_sent(now, sending.send, sent);
         sender.measure(now, sent);
         if !sending.forged {
             sender.sent_good += 1;
@@ -682,7 +683,7 @@ impl World {
 /// As in the daemon.
 fn refused(why: Refusal) -> Refused {
     match why {
-        Refusal::BadTicket | Refusal::ExpiredTicket => Refused::Ticket,
-        Refusal::OverBudget | Refusal::NoSuchChunk | Refusal::NotServing | Refusal::Banned => Refused::Other,
+        Refusal::BadTicket | Refusal::ExpiredTicket | Refusal::OverBudget => Refused::Ticket,
+        Refusal::NoSuchChunk | Refusal::NotServing | Refusal::Banned => Refused::Other,
     }
 }

@@ -6,14 +6,17 @@ use std::time::Instant;
 
 use swarm_proto::bitmap::Holding;
 use swarm_proto::id::{DeviceId, ItemId};
-use swarm_proto::limit::Limit;
+use swarm_proto::membership::DeviceKind;
 use swarm_proto::peer::transfers;
-use swarm_proto::ticket::Ticket;
+use swarm_proto::ticket::{MAX_SHARES, SeedShare, Ticket};
 use swarm_proto::time::Now;
 use swarm_proto::tracker::planner::{self, Link, Planner, Profile, Wish};
 
 /// How long a ticket lasts, as at the tracker.
 const TICKET_LASTS: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);
+
+/// How long its shares last, as at the tracker.
+const SHARES_LAST: std::time::Duration = std::time::Duration::from_secs(600);
 
 /// A ticket allows this part of an item above its length from seeds, as at the tracker.
 const SEED_SLACK_DIVISOR: u64 = 10;
@@ -57,6 +60,7 @@ pub(crate) struct Load {
 pub(crate) struct Tracker {
     config: planner::Config,
     profiles: Vec<(DeviceId, Profile)>,
+    seeds: Vec<DeviceId>,
     pub(crate) planner: Planner,
     pub(crate) up: bool,
     pub(crate) wake_at: u64,
@@ -74,6 +78,7 @@ impl Tracker {
             planner: Planner::new(seed, config.clone()),
             config,
             profiles: Vec::new(),
+            seeds: Vec::new(),
             up: true,
             wake_at: u64::MAX,
             load: Load::default(),
@@ -88,6 +93,9 @@ impl Tracker {
     /// A device becomes a member.
     pub(crate) fn enrol(&mut self, now: Now, device: DeviceId, profile: Profile) {
         self.planner.handle_enrolled(now, device, &profile);
+        if profile.kind == DeviceKind::Seed {
+            self.seeds.push(device);
+        }
         self.profiles.push((device, profile));
     }
 
@@ -137,8 +145,10 @@ impl Tracker {
             item: wish.item,
             class: wish.class,
             expires: now.utc + TICKET_LASTS,
-            seed_bytes_max: Limit::Of(self.sealed_len + self.sealed_len / SEED_SLACK_DIVISOR),
             serial: self.tickets,
+            shares: self.shares(&plan),
+            shares_until: now.utc + SHARES_LAST,
+            party: party_of(&wish.device),
         };
         let until = plan.until;
         let lease = |it: planner::Lease| transfers::Lease {
@@ -157,6 +167,19 @@ impl Tracker {
         (told, ticket)
     }
 
+    /// The seeds of the plan, then others, without a budget.
+    fn shares(&self, plan: &planner::Plan) -> Vec<SeedShare> {
+        let planned = plan.leases.iter().filter(|lease| lease.kind == DeviceKind::Seed).map(|lease| lease.source);
+        let mut seeds: Vec<DeviceId> = planned.take(MAX_SHARES).collect();
+        for seed in &self.seeds {
+            if seeds.len() < MAX_SHARES && !seeds.contains(seed) {
+                seeds.push(*seed);
+            }
+        }
+        let bytes = self.sealed_len + self.sealed_len / SEED_SLACK_DIVISOR;
+        seeds.into_iter().map(|seed| SeedShare { seed, bytes, run: None }).collect()
+    }
+
     /// Does something with the planner and notes how long this computer took for it.
     pub(crate) fn timed<T>(&mut self, act: impl FnOnce(&mut Planner) -> T) -> T {
         let started = Instant::now();
@@ -171,4 +194,10 @@ impl Tracker {
     pub(crate) fn n_chunks(&self) -> u32 {
         self.n_chunks
     }
+}
+
+/// Every device here belongs to a customer of its own.
+fn party_of(device: &DeviceId) -> u64 {
+    let (first, _) = device.as_bytes().split_first_chunk().expect("an id has 32 bytes");
+    u64::from_be_bytes(*first).max(1)
 }

@@ -330,6 +330,26 @@ pub struct Traffic {
     pub wasted_bytes: u64,
 }
 
+/// Chunks and manifests since the start: what has arrived, and what became of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Books {
+    /// What arrived.
+    pub received_bytes: u64,
+    /// What verified and was new.
+    pub verified_bytes: u64,
+    /// Bytes that were of no use.
+    pub wasted_bytes: u64,
+    /// Bytes that are being checked at the moment.
+    pub unjudged_bytes: u64,
+}
+
+impl Books {
+    /// Whether every byte is accounted for.
+    pub fn balance(&self) -> bool {
+        self.received_bytes == self.verified_bytes + self.wasted_bytes + self.unjudged_bytes
+    }
+}
+
 /// How an item stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
@@ -378,6 +398,7 @@ pub struct Transfers {
     cap: Option<Cap>,
     tracker_up: bool,
     traffic: BTreeMap<(ItemId, DeviceId), Traffic>,
+    books: Books,
     /// The moment of the last event: nothing before it is still to be done.
     seen: Mono,
     actions: VecDeque<Action>,
@@ -509,6 +530,7 @@ impl Transfers {
             cap,
             tracker_up: false,
             traffic: BTreeMap::new(),
+            books: Books::default(),
             seen: Mono::ZERO,
             actions: VecDeque::new(),
         }
@@ -720,6 +742,11 @@ impl Transfers {
     /// What came since the last call, by item and source.
     pub fn take_traffic(&mut self) -> BTreeMap<(ItemId, DeviceId), Traffic> {
         std::mem::take(&mut self.traffic)
+    }
+
+    /// What has arrived since the start, and what became of it.
+    pub fn books(&self) -> Books {
+        self.books
     }
 
     /// Bytes asked for and not yet on the disk.

@@ -6,14 +6,14 @@ use proptest::prelude::*;
 use prost::Message;
 use swarm_proto::call::{CallError, CallToken};
 use swarm_proto::catalog::{Artwork, ArtworkMime, CatalogEntry, Region, Superseded};
-use swarm_proto::id::{ItemId, TitleId};
+use swarm_proto::id::{DeviceId, ItemId, TitleId};
 use swarm_proto::invalid::Invalid;
 use swarm_proto::licence::{Denied, Licence, SOFT_FINISH};
 use swarm_proto::limit::Limit;
 use swarm_proto::membership::{CLOCK_TOLERANCE, Membership};
 use swarm_proto::pb::common as pb;
 use swarm_proto::signed::{Signed, SignedError, Statement, verify_bytes};
-use swarm_proto::ticket::{Ticket, TicketError};
+use swarm_proto::ticket::{MAX_SHARES, SeedShare, Ticket, TicketError};
 use swarm_proto::time::Utc;
 use swarm_proto::wire::MAX_TICKET_BYTES;
 
@@ -36,8 +36,22 @@ fn statements_survive_bytes_and_text() {
 
 #[test]
 fn a_signed_ticket_fits_into_a_request() {
-    let signed = Signed::sign(&signing_key(6), &ticket()).expect("valid");
-    assert!(signed.to_bytes().len() <= MAX_TICKET_BYTES / 3, "{} bytes", signed.to_bytes().len());
+    let share = |n| SeedShare { seed: DeviceId::from([n; 32]), bytes: u64::MAX, run: Some(u64::MAX) };
+    let longest = Ticket { shares: (0..MAX_SHARES as u8).map(share).collect(), ..ticket() };
+    let signed = Signed::sign(&signing_key(6), &longest).expect("valid");
+    assert!(signed.to_bytes().len() <= MAX_TICKET_BYTES, "{} bytes", signed.to_bytes().len());
+}
+
+#[test]
+fn a_ticket_with_shares_that_make_no_sense_is_refused_by_the_name_of_the_field() {
+    let share = ticket().shares[0];
+    let refused = |ticket: Ticket| Signed::sign(&signing_key(6), &ticket).expect_err("refused").field;
+    assert_eq!(refused(Ticket { shares: vec![share; 2], ..ticket() }), "shares.seed_id");
+    assert_eq!(refused(Ticket { shares: vec![share; MAX_SHARES + 1], ..ticket() }), "shares");
+    assert_eq!(refused(Ticket { shares: vec![SeedShare { bytes: 0, ..share }], ..ticket() }), "shares.bytes");
+    assert_eq!(refused(Ticket { shares: vec![SeedShare { run: Some(0), ..share }], ..ticket() }), "shares.run");
+    assert_eq!(refused(Ticket { shares_until: NOON + DAY, ..ticket() }), "shares_until_utc_ms");
+    assert_eq!(refused(Ticket { party: 0, ..ticket() }), "party");
 }
 
 #[test]

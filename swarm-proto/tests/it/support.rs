@@ -11,7 +11,7 @@ use swarm_proto::manifest::{Manifest, ManifestBuilder};
 use swarm_proto::membership::{DeviceKind, Membership};
 use swarm_proto::seal::{ContentKey, Sealer};
 use swarm_proto::signed::SigningKey;
-use swarm_proto::ticket::{Ticket, TicketClass};
+use swarm_proto::ticket::{SeedShare, Ticket, TicketClass};
 use swarm_proto::time::Utc;
 use swarm_proto::wrap::HpkeSecret;
 
@@ -123,8 +123,13 @@ pub(crate) fn ticket() -> Ticket {
         item: ItemId::from([2; 32]),
         class: TicketClass::Queued,
         expires: NOON + HOUR,
-        seed_bytes_max: Limit::Of(1 << 30),
         serial: 9,
+        shares: vec![
+            SeedShare { seed: signing_key(7).device_id(), bytes: 1 << 30, run: Some(12) },
+            SeedShare { seed: signing_key(8).device_id(), bytes: 64 << 20, run: None },
+        ],
+        shares_until: NOON + HOUR / 6,
+        party: 5,
     }
 }
 

@@ -4,6 +4,7 @@ use daemon::client::{self, Trust};
 use daemon::exit::{Exit, Failure};
 use daemon::token::{self, Bearer, OperatorToken};
 use daemon::{DataFolder, tls};
+use swarm_proto::pb::tracker::accounts_client::AccountsClient;
 use swarm_proto::pb::tracker::catalog_client::CatalogClient;
 use swarm_proto::pb::tracker::customers_client::CustomersClient;
 use swarm_proto::pb::tracker::devices_client::DevicesClient;
@@ -32,6 +33,7 @@ pub(super) struct Tracker {
     pub(super) customers: CustomersClient<InterceptedService<Channel, Bearer>>,
     pub(super) devices: DevicesClient<InterceptedService<Channel, Bearer>>,
     pub(super) queue: QueueClient<InterceptedService<Channel, Bearer>>,
+    pub(super) accounts: AccountsClient<InterceptedService<Channel, Bearer>>,
 }
 
 impl Tracker {
@@ -51,6 +53,7 @@ impl Tracker {
             customers: CustomersClient::new(bearer()).max_decoding_message_size(MAX_ANSWER_BYTES),
             devices: DevicesClient::new(bearer()),
             queue: QueueClient::new(bearer()),
+            accounts: AccountsClient::new(bearer()).max_decoding_message_size(MAX_ANSWER_BYTES),
         })
     }
 

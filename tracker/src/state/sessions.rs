@@ -2,24 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use daemon::exit::Failure;
 use futures::FutureExt as _;
 use swarm_proto::bitmap::Holding;
 use swarm_proto::id::{DeviceId, ItemId};
 use swarm_proto::invalid::Invalid;
-use swarm_proto::limit::Limit;
 use swarm_proto::membership::DeviceKind;
 use swarm_proto::pb::common as pb_common;
 use swarm_proto::pb::tracker as pb;
 use swarm_proto::pb::tracker::report::Report;
-use swarm_proto::signed::Signed;
-use swarm_proto::ticket::{Ticket, TicketClass};
+use swarm_proto::ticket::TicketClass;
 use swarm_proto::time::Now;
 use swarm_proto::tracker::addresses::Reachable;
 use swarm_proto::tracker::admission;
-use swarm_proto::tracker::planner::{Held, Plan, Wish};
+use swarm_proto::tracker::planner::{Held, Plan, Waiting, Wish};
 use swarm_proto::tracker::registry::Device;
 use tonic::Status;
 
@@ -30,12 +27,6 @@ use crate::refusal;
 
 /// Seeds that a device keeps connected.
 const PINNED_SEEDS: usize = 3;
-
-/// How long a ticket lasts.
-const TICKET_LASTS: Duration = Duration::from_secs(24 * 3_600);
-
-/// A ticket allows this part of an item above its length from seeds: chunks may have to be sent twice.
-const SEED_SLACK_DIVISOR: u64 = 10;
 
 /// Items outside the catalog that one device may hold chunks of: what a publisher's seed is about to publish, and
 /// what titles have pointed to before.
@@ -50,6 +41,8 @@ pub(super) struct Session {
     pub(super) reachable: Reachable,
     /// How many seeds it was told to keep connected.
     pinned: usize,
+    /// Tells this run of the device from those before, if it has said.
+    pub(super) run: Option<u64>,
 }
 
 /// What the web page tells of a title.
@@ -107,7 +100,10 @@ impl Handle {
         missing: Vec<pb_common::ChunkRange>,
         playing: bool,
     ) -> Result<pb::Plan, Failure> {
-        self.look(move |state, now| state.assign(now, device, from, item, &missing, playing)).await
+        self.ask(move |state, now| {
+            async move { state.assign(now, device, from, item, &missing, playing).await }.boxed()
+        })
+        .await
     }
 
     /// Who holds which chunks of an item.
@@ -151,7 +147,9 @@ impl State {
         let number = again.unwrap_or(self.last_session);
         let reachable = Reachable::new(from, hello.addresses.iter().map(String::as_str));
         tracing::debug!(device = %device.short(), software = hello.software.escape_debug().to_string(), "device is here");
-        self.sessions.insert(device, Session { number, mailbox: mailbox.clone(), reachable, pinned: 0 });
+        self.sessions
+            .insert(device, Session { number, mailbox: mailbox.clone(), reachable, pinned: 0, run: hello.run });
+        self.note_run(now, device, hello.run);
         self.planner.handle_arrived(now, device);
         self.replace_holdings(now, device, hello.holdings);
         self.note_seen(now, device);
@@ -193,11 +191,12 @@ impl State {
                 self.planner.handle_stall(now, device, item, source);
             }
             Report::Traffic(traffic) => {
-                let rows = convert::traffic(&traffic).map_err(field)?;
+                self.account_traffic(now, device, &traffic)?;
                 self.planner.handle_alive(now, device);
-                rows.iter().for_each(|row| self.count_traffic(row));
-                self.unwritten.traffic = true;
-                self.unwritten.is_due_by(now.mono + FLUSH_AFTER);
+            }
+            Report::SharesUsed(used) => {
+                self.planner.handle_alive(now, device);
+                self.use_shares(now, device, &used)?;
             }
         }
         self.note_seen(now, device);
@@ -214,7 +213,7 @@ impl State {
         tracing::debug!(device = %device.short(), "device is gone");
     }
 
-    fn assign(
+    async fn assign(
         &mut self,
         now: Now,
         device: DeviceId,
@@ -231,8 +230,9 @@ impl State {
         let class = if playing { TicketClass::Playing } else { TicketClass::Queued };
         let rank = self.rank_of(&device, &item);
         let wish = Wish { device, item, n_chunks, missing, class, rank, until: None };
+        self.tell_origin(now, &device);
         let plan = self.planner.plan(now, &wish);
-        self.plan_message(now, &wish, &plan, from)
+        self.plan_message(now, &wish, &plan, from).await
     }
 
     /// Where an item stands in the queue of a device's customer; what is in no queue comes after everything in one.
@@ -254,7 +254,7 @@ impl State {
     }
 
     /// Sends a plan that nobody asked for, because the one before is not good any more.
-    pub(super) fn push_plan(&mut self, wish: &Wish, plan: Plan) {
+    pub(super) async fn push_plan(&mut self, wish: &Wish, plan: Plan) {
         let Some(session) = self.sessions.get(&wish.device) else { return };
         if let Err(refused) = self.admit_item(&wish.device, &wish.item) {
             tracing::debug!(device = %wish.device.short(), item = %wish.item, %refused, "no further plan");
@@ -262,43 +262,35 @@ impl State {
             return;
         }
         let (mailbox, from) = (session.mailbox.clone(), session.reachable.observed());
-        match self.plan_message(crate::clock::now(), wish, &plan, from) {
+        match self.plan_message(crate::clock::now(), wish, &plan, from).await {
             Ok(message) => mailbox.plan(wish.item, message),
             Err(failure) => tracing::warn!(%failure, "a new plan could not be sent"),
         }
     }
 
-    fn plan_message(&mut self, now: Now, wish: &Wish, plan: &Plan, from: IpAddr) -> Result<pb::Plan, Failure> {
+    async fn plan_message(&mut self, now: Now, wish: &Wish, plan: &Plan, from: IpAddr) -> Result<pb::Plan, Failure> {
         let listing = self.catalog.item(&wish.item).ok_or_else(refusal::no_title)?;
         let sealed_len = listing.entry.geometry.sealed_len();
-        let ticket = self.ticket(now, wish, sealed_len)?;
+        let admittance = self.admittance(now, wish, plan).await?;
         let until = plan.until.as_millis();
-        let leases = plan.leases.iter().map(|it| convert::lease(it, until, self.addresses_of(&it.source, from)));
-        let outcome = if plan.leases.is_empty() { "waiting" } else { "planned" };
+        let allowed = plan.leases.iter().filter(|it| !admittance.denied.contains(&it.source));
+        let leases: Vec<pb::Lease> =
+            allowed.map(|it| convert::lease(it, until, self.addresses_of(&it.source, from))).collect();
+        let waiting = match (leases.is_empty(), plan.waiting) {
+            (true, None | Some(Waiting::OriginBudget)) => admittance.waiting,
+            (_, why) => why.map(|why| why.to_string()).unwrap_or_default(),
+        };
+        let outcome = if leases.is_empty() { "waiting" } else { "planned" };
         self.counters.plans.get_or_create(&[("outcome", outcome)]).inc();
         Ok(pb::Plan {
             item: wish.item.to_vec(),
             n_chunks: wish.n_chunks,
             sealed_len,
-            leases: leases.collect(),
-            ticket: Some(ticket.into()),
+            leases,
+            ticket: Some(admittance.ticket.into()),
             renew_after_ms: u64::try_from(plan.renew_after.as_millis()).unwrap_or(u64::MAX),
-            waiting: plan.waiting.map(|why| why.to_string()).unwrap_or_default(),
+            waiting,
         })
-    }
-
-    fn ticket(&mut self, now: Now, wish: &Wish, sealed_len: u64) -> Result<Signed<Ticket>, Failure> {
-        // Counts on from the clock, so that it goes on rising over a restart.
-        self.last_ticket = (self.last_ticket + 1).max(now.utc.as_millis());
-        let ticket = Ticket {
-            device: wish.device,
-            item: wish.item,
-            class: wish.class,
-            expires: now.utc + TICKET_LASTS,
-            seed_bytes_max: Limit::Of(sealed_len + sealed_len / SEED_SLACK_DIVISOR),
-            serial: self.last_ticket,
-        };
-        Signed::sign(&self.key, &ticket).map_err(|invalid| refusal::field(&invalid))
     }
 
     /// Tells a device who it speaks to and which seeds to keep connected.
@@ -398,18 +390,6 @@ impl State {
         if self.unwritten.seen.insert(device) {
             self.unwritten.is_due_by(now.mono + FLUSH_AFTER);
         }
-    }
-
-    fn count_traffic(&mut self, row: &convert::TrafficRow) {
-        let from_seed = self.registry.device(&row.counterpart).is_some_and(|it| it.kind == DeviceKind::Seed);
-        let (total, label) = match from_seed {
-            true => (&mut self.traffic.from_seeds_bytes, "seed"),
-            false => (&mut self.traffic.from_boxes_bytes, "box"),
-        };
-        *total = total.saturating_add(row.verified_bytes);
-        self.traffic.wasted_bytes = self.traffic.wasted_bytes.saturating_add(row.wasted_bytes);
-        self.counters.received_bytes.get_or_create(&[("source", label)]).inc_by(row.verified_bytes);
-        self.counters.received_bytes.get_or_create(&[("source", "wasted")]).inc_by(row.wasted_bytes);
     }
 
     pub(super) fn close_silent(&mut self, device: &DeviceId) {

@@ -53,7 +53,7 @@ async fn operator_does_everything_by_command() {
     let titles = lines(&world, &["title", "ls"]).await;
     assert_eq!((&titles[0]["name"], &titles[0]["hidden"]), (&"Title 1".into(), &false.into()));
     assert_eq!(lines(&world, &["copies", "Title 1"]).await[0]["chunks"], 24);
-    assert_eq!(line(&world, &["traffic"]).await["from_boxes_bytes"], 0);
+    assert_eq!(line(&world, &["offload"]).await["from_boxes_bytes"], 0);
     assert_eq!(lines(&world, &["queue", "add", "Ada Example", "Title 1"]).await[0]["name"], "Title 1");
     assert_eq!(lines(&world, &["queue", "ls", "Ada Example"]).await.len(), 1);
     assert!(lines(&world, &["queue", "rm", "Ada Example", "Title 1"]).await.is_empty());

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod accounts;
 mod catalog;
 mod cli;
 mod customers;
@@ -9,6 +10,7 @@ mod durability;
 mod enrolment;
 mod faults;
 mod hostile;
+mod origin;
 mod pairing;
 mod plans;
 mod queue;

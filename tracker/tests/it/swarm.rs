@@ -5,7 +5,6 @@ use swarm_proto::pb::tracker as pb;
 use swarm_proto::pb::tracker::notice::Notice;
 use swarm_proto::pb::tracker::report::Report;
 
-use swarm_proto::limit::Limit;
 use swarm_proto::signed::Signed;
 use swarm_proto::ticket::{Ticket, TicketClass};
 use tonic::Code;
@@ -93,8 +92,7 @@ async fn ticket_is_for_this_device_and_item_and_for_a_day() {
     let signed: Signed<Ticket> = plan.ticket.unwrap().try_into().unwrap();
     assert!(signed.to_bytes().len() <= 1_024);
     let ticket = Ticket::verify(&signed, &world.id, device.id(), entry.item, utc()).unwrap();
-    let sealed_len = entry.geometry.sealed_len();
-    assert_eq!(ticket.seed_bytes_max, Limit::Of(sealed_len + sealed_len / 10));
+    assert_eq!(ticket.shares, []);
     assert_eq!(ticket.class, TicketClass::Queued);
     let hours = ticket.expires.since(utc()).as_secs() / 3_600;
     assert!((23..=24).contains(&hours), "{hours}");

@@ -318,7 +318,7 @@ pub(crate) fn copy(n: u8) -> pb::ItemHolding {
 
 pub(crate) fn hello(holdings: Vec<pb::ItemHolding>) -> Report {
     let addresses = vec!["/ip4/127.0.0.1/tcp/7100".to_owned(), "/ip4/192.0.2.1/tcp/25".to_owned()];
-    Report::Hello(pb::Hello { addresses, holdings, software: "test".to_owned() })
+    Report::Hello(pb::Hello { addresses, holdings, software: "test".to_owned(), run: 1 })
 }
 
 pub(crate) fn utc() -> Utc {

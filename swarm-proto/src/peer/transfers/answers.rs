@@ -25,7 +25,7 @@ impl Transfers {
             RequestStage::Checking => return,
             RequestStage::Cancelled => {
                 let Some(request) = self.requests.remove(&id) else { return };
-                self.waste(&request, answer.bytes().max(request.received));
+                self.waste_arrived(&request, answer.bytes().max(request.received));
                 return;
             }
             RequestStage::Open => {}
@@ -35,13 +35,15 @@ impl Transfers {
         {
             request.stage = RequestStage::Checking;
             request.received = bytes;
+            self.books.received_bytes += bytes;
+            self.books.unjudged_bytes += bytes;
             self.arrived(now, id);
             return;
         }
 
         let Some(request) = self.requests.remove(&id) else { return };
         self.free(&request);
-        self.waste(&request, answer.bytes().max(request.received));
+        self.waste_arrived(&request, answer.bytes().max(request.received));
         let Request { item, device, ask, .. } = request;
         match (answer, ask) {
             (Answer::Holding(holding), Ask::Holding) => self.set_holding(item, device, holding),
@@ -71,10 +73,12 @@ impl Transfers {
 
     pub(super) fn judged(&mut self, now: Now, id: RequestId, verdict: Verdict) {
         let Some(request) = self.requests.get(&id).filter(|r| r.is_checking()) else { return };
+        self.books.unjudged_bytes -= request.received;
         match (request.ask, verdict) {
             (Ask::Chunk(_), Verdict::Verified) => self.verified(now, id),
             (_, Verdict::Verified) => {
                 let item = request.item;
+                self.books.verified_bytes += request.received;
                 self.requests.remove(&id);
                 self.manifest_is_here(now, item);
             }
@@ -222,7 +226,11 @@ impl Transfers {
     fn verified(&mut self, now: Now, id: RequestId) {
         let Some(request) = self.requests.get(&id) else { return };
         let Ask::Chunk(chunk) = request.ask else { return };
-        let Some(transfer) = self.items.get_mut(&request.item) else { return };
+        let Some(transfer) = self.items.get_mut(&request.item) else {
+            // Taken out of the queue while it was checked.
+            let request = request.clone();
+            return self.waste(&request, request.received);
+        };
         let twice = transfer.stage.any_picker().is_some_and(|picker| picker.have().contains(chunk.get()));
         let kind = self.sources.get(&request.device).and_then(|s| s.kind);
         let tally = transfer.tally(request.device, request.found_by, kind);
@@ -230,8 +238,10 @@ impl Transfers {
         if twice {
             tally.wasted_bytes += request.received;
             traffic.wasted_bytes += request.received;
+            self.books.wasted_bytes += request.received;
             return;
         }
+        self.books.verified_bytes += request.received;
         tally.verified_bytes += request.received;
         traffic.verified_bytes += request.received;
         transfer.meter.add(now.mono, request.received);
@@ -397,10 +407,19 @@ impl Transfers {
         }
     }
 
+    /// What came of a request that has failed.
+    fn waste_arrived(&mut self, request: &Request, bytes: u64) {
+        if request.ask != Ask::Holding {
+            self.books.received_bytes += bytes;
+        }
+        self.waste(request, bytes);
+    }
+
     fn waste(&mut self, request: &Request, bytes: u64) {
         if bytes == 0 || request.ask == Ask::Holding {
             return;
         }
+        self.books.wasted_bytes += bytes;
         let kind = self.sources.get(&request.device).and_then(|s| s.kind);
         self.traffic.entry((request.item, request.device)).or_default().wasted_bytes += bytes;
         if let Some(transfer) = self.items.get_mut(&request.item) {

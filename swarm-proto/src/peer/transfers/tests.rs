@@ -710,6 +710,7 @@ proptest! {
                     hung.insert(who);
                 }
             }
+            prop_assert!(lab.transfers.books().balance(), "{:?}", lab.transfers.books());
             prop_assert!(lab.transfers.outstanding_bytes() <= config.outstanding_bytes);
             for &device in &all {
                 prop_assert!(lab.chunks_open(device).len() <= config.outstanding_per_source as usize);
