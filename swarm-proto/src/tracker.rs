@@ -18,5 +18,6 @@ pub mod registry;
 pub mod repositories;
 pub mod revocations;
 pub mod signins;
+pub mod sites;
 
 mod fixed;
