@@ -11,6 +11,7 @@ mod plans;
 mod publisher;
 mod queue;
 mod rating;
+mod site;
 mod title;
 mod traffic;
 
@@ -28,8 +29,7 @@ use crate::server;
 const EXAMPLES: &str = "\
 Examples:
   tracker run                                 serve a catalog and its devices
-  tracker device invite 'Ada Example'         a code for a customer's new box
-  tracker copies 'Harbour at dawn'            who holds it";
+  tracker device invite 'Ada Example'         a code for a customer's new box";
 
 const TEMPLATE: &str =
     "{about}\n\n{before-help}{usage-heading} {usage}\nCommands:\n{subcommands}\n\nOptions:\n{options}";
@@ -73,6 +73,9 @@ enum Command {
     Explain(plans::OnArgs),
     /// Print when a title would be complete on a box
     Estimate(plans::OnArgs),
+    /// Say when the lines of sites are idle, and what bytes cost
+    #[command(subcommand)]
+    Site(site::SiteCommand),
     /// Print who holds a title
     Copies(copies::CopiesArgs),
     /// Print how much boxes and seeds have sent
@@ -121,6 +124,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
         Command::Queue(command) => queue::run(&global, command).await,
         Command::Explain(args) => plans::explain(&global, args).await,
         Command::Estimate(args) => plans::estimate(&global, args).await,
+        Command::Site(command) => site::run(&global, command).await,
         Command::Copies(args) => copies::run(&global, args).await,
         Command::Traffic => traffic::run(&global).await,
         Command::Id => id(&global),

@@ -8,6 +8,7 @@ mod operator;
 mod pairing;
 mod plans;
 mod queue;
+mod sites;
 mod swarm;
 
 use std::sync::Arc;
@@ -54,6 +55,7 @@ pub(crate) fn routes(shared: Shared) -> Routes {
     let customers = pb::customers_server::CustomersServer::new(customers::Service(shared.clone()));
     let devices = pb::devices_server::DevicesServer::new(devices::Service(shared.clone()));
     let pairing = pb::pairing_server::PairingServer::new(pairing::Service(shared.clone()));
+    let sites = pb::sites_server::SitesServer::new(sites::Service(shared.clone()));
     let operator = pb::operator_server::OperatorServer::new(operator::Service(shared));
     Routes::new(catalog.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(enrolment.max_decoding_message_size(MAX_MESSAGE_BYTES))
@@ -63,5 +65,6 @@ pub(crate) fn routes(shared: Shared) -> Routes {
         .add_service(customers.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(devices.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(pairing.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(sites.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(operator.max_decoding_message_size(MAX_MESSAGE_BYTES))
 }

@@ -13,6 +13,7 @@ mod queues;
 mod sessions;
 mod signins;
 mod titles;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -41,6 +42,7 @@ use swarm_proto::tracker::queue::PriorityList;
 use swarm_proto::tracker::registry::Registry;
 use swarm_proto::tracker::revocations::Revocations;
 use swarm_proto::tracker::signins::SignIns;
+use swarm_proto::tracker::sites::Gate;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::sessions::Session;
@@ -169,6 +171,9 @@ pub(crate) struct State {
     registry: Registry,
     queues: BTreeMap<AccountId, PriorityList>,
     planner: Planner,
+    gate: Gate,
+    /// How often each site that was described has been.
+    site_versions: BTreeMap<SiteId, u64>,
     guesses: Guesses<std::net::IpAddr>,
     /// Codes that boxes have asked for; each counts like a wrong guess.
     code_requests: Guesses<std::net::IpAddr>,
@@ -191,13 +196,16 @@ pub(crate) struct State {
 struct Unwritten {
     holdings: BTreeSet<(DeviceId, ItemId)>,
     seen: BTreeSet<DeviceId>,
+    /// Sites in whose windows something has arrived.
+    sites: BTreeSet<SiteId>,
     traffic: bool,
     write_at: Option<Mono>,
 }
 
 impl Unwritten {
     fn len(&self) -> i64 {
-        i64::try_from(self.holdings.len() + self.seen.len()).unwrap_or(i64::MAX) + i64::from(self.traffic)
+        i64::try_from(self.holdings.len() + self.seen.len() + self.sites.len()).unwrap_or(i64::MAX)
+            + i64::from(self.traffic)
     }
 
     fn is_due_by(&mut self, at: Mono) {
@@ -233,6 +241,8 @@ impl State {
             catalog: Catalog::default(),
             registry: Registry::default(),
             queues: everything.queues.into_iter().collect(),
+            gate: Gate::new(),
+            site_versions: BTreeMap::new(),
             guesses: Guesses::new(WRONG_CODES, GUESS_WINDOW),
             code_requests: Guesses::new(WRONG_CODES, GUESS_WINDOW),
             pairings: Pairings::default(),
@@ -275,6 +285,15 @@ impl State {
             }
             state.planner.handle_holding(now, device, item, &holding);
         }
+        for described in everything.sites {
+            state.site_versions.insert(described.site.id().clone(), described.version);
+            state.gate.handle_site(now, described.site);
+        }
+        for (site, used) in everything.site_use {
+            state.gate.restore_used(now, &site, used);
+        }
+        state.perform_gate();
+        state.tell_planner_all();
         Ok(state)
     }
 
@@ -299,12 +318,13 @@ impl State {
     }
 
     fn next_timeout(&self) -> Mono {
-        let machines = [self.planner.poll_timeout(), self.unwritten.write_at];
+        let machines = [self.planner.poll_timeout(), self.gate.poll_timeout(), self.unwritten.write_at];
         machines.into_iter().flatten().fold(self.sweep_at, Mono::min)
     }
 
     async fn handle_timeout(&mut self, now: Now) {
         self.planner.handle_timeout(now);
+        self.gate.handle_timeout(now);
         if self.unwritten.write_at.is_some_and(|at| at <= now.mono)
             && let Err(failure) = self.write_later_things(now).await
         {
@@ -318,8 +338,9 @@ impl State {
         }
     }
 
-    /// Does what the planner wants done.
+    /// Does what gate and planner want done.
     fn perform(&mut self) {
+        self.perform_gate();
         while let Some(action) = self.planner.poll_action() {
             match action {
                 planner::Action::Push { wish, plan } => self.push_plan(&wish, plan),
@@ -360,6 +381,14 @@ impl State {
             }
             seen.push(*device);
         }
+        let mut sites = Vec::new();
+        for site in &self.unwritten.sites {
+            if !records.has_room() {
+                break;
+            }
+            records = records.site_use(site, self.gate.used(site));
+            sites.push(site.clone());
+        }
         let traffic = self.unwritten.traffic && records.has_room();
         if traffic {
             records = records.traffic(&self.traffic);
@@ -372,6 +401,9 @@ impl State {
         }
         for device in &seen {
             self.unwritten.seen.remove(device);
+        }
+        for site in &sites {
+            self.unwritten.sites.remove(site);
         }
         self.unwritten.traffic &= !traffic;
         self.unwritten.write_at = (self.unwritten.len() > 0).then(|| now.mono + FLUSH_PAUSE);

@@ -210,7 +210,7 @@ impl Engine {
 
     /// The network learns the addresses before the machine learns the sources.
     pub(super) fn on_plan(&mut self, now: Now, item: ItemId, plan: pb::tracker::Plan) {
-        let parts = match plan::read(plan, self.device) {
+        let parts = match plan::read(plan, self.device, now.utc) {
             Ok(parts) => parts,
             Err(error) => {
                 tracing::warn!(%item, error = format!("{error:#}"), "the tracker sent a plan that cannot be used");

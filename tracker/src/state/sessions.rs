@@ -16,11 +16,12 @@ use swarm_proto::pb::tracker as pb;
 use swarm_proto::pb::tracker::report::Report;
 use swarm_proto::signed::Signed;
 use swarm_proto::ticket::{Ticket, TicketClass};
-use swarm_proto::time::Now;
+use swarm_proto::time::{Mono, Now};
 use swarm_proto::tracker::addresses::Reachable;
 use swarm_proto::tracker::admission;
 use swarm_proto::tracker::planner::{Held, Plan, Wish};
 use swarm_proto::tracker::registry::Device;
+use swarm_proto::tracker::sites::Verdict;
 use tonic::Status;
 
 use super::{FLUSH_AFTER, Handle, State};
@@ -50,6 +51,8 @@ pub(super) struct Session {
     pub(super) reachable: Reachable,
     /// How many seeds it was told to keep connected.
     pinned: usize,
+    /// Until when what it received has been counted.
+    pub(super) counted_at: Mono,
 }
 
 /// What the web page tells of a title.
@@ -151,7 +154,8 @@ impl State {
         let number = again.unwrap_or(self.last_session);
         let reachable = Reachable::new(from, hello.addresses.iter().map(String::as_str));
         tracing::debug!(device = %device.short(), software = hello.software.escape_debug().to_string(), "device is here");
-        self.sessions.insert(device, Session { number, mailbox: mailbox.clone(), reachable, pinned: 0 });
+        self.sessions
+            .insert(device, Session { number, mailbox: mailbox.clone(), reachable, pinned: 0, counted_at: now.mono });
         self.planner.handle_arrived(now, device);
         self.replace_holdings(now, device, hello.holdings);
         self.note_seen(now, device);
@@ -196,6 +200,8 @@ impl State {
                 let rows = convert::traffic(&traffic).map_err(field)?;
                 self.planner.handle_alive(now, device);
                 rows.iter().for_each(|row| self.count_traffic(row));
+                let arrived = rows.iter().map(|row| row.verified_bytes.saturating_add(row.wasted_bytes));
+                self.count_in_window(now, &device, arrived.fold(0, u64::saturating_add));
                 self.unwritten.traffic = true;
                 self.unwritten.is_due_by(now.mono + FLUSH_AFTER);
             }
@@ -209,6 +215,7 @@ impl State {
             return;
         }
         self.sessions.remove(&device);
+        self.gate.handle_departed(device);
         self.planner.handle_departed(now, device);
         self.count_online();
         tracing::debug!(device = %device.short(), "device is gone");
@@ -229,10 +236,19 @@ impl State {
         let n_chunks = listing.n_chunks();
         let missing = convert::missing(n_chunks, missing).map_err(|invalid| refusal::field(&invalid))?;
         let class = if playing { TicketClass::Playing } else { TicketClass::Queued };
+        let ask = self.ask_of(device, item, class).ok_or_else(refusal::no_title)?;
+        let until = match self.gate.ask(now, ask.clone()) {
+            Verdict::Open { until } => until,
+            Verdict::Closed(closed) => {
+                self.planner.handle_withdrawn(device, item);
+                return Ok(self.closed_plan(now, &ask, &closed));
+            }
+        };
         let rank = self.rank_of(&device, &item);
-        let wish = Wish { device, item, n_chunks, missing, class, rank, until: None };
+        let wish = Wish { device, item, n_chunks, missing, class, rank, until };
         let plan = self.planner.plan(now, &wish);
-        self.plan_message(now, &wish, &plan, from)
+        let message = self.plan_message(now, &wish, &plan, from)?;
+        Ok(self.with_end(now, &ask, until, message))
     }
 
     /// Where an item stands in the queue of a device's customer; what is in no queue comes after everything in one.
@@ -262,8 +278,12 @@ impl State {
             return;
         }
         let (mailbox, from) = (session.mailbox.clone(), session.reachable.observed());
-        match self.plan_message(crate::clock::now(), wish, &plan, from) {
-            Ok(message) => mailbox.plan(wish.item, message),
+        let now = crate::clock::now();
+        let Some(ask) = self.ask_of(wish.device, wish.item, wish.class) else { return };
+        // Whoever has to wait has been told so.
+        let Verdict::Open { until } = self.gate.judge(now.utc, &ask) else { return };
+        match self.plan_message(now, wish, &plan, from) {
+            Ok(message) => mailbox.plan(wish.item, self.with_end(now, &ask, until, message)),
             Err(failure) => tracing::warn!(%failure, "a new plan could not be sent"),
         }
     }
@@ -284,6 +304,7 @@ impl State {
             ticket: Some(ticket.into()),
             renew_after_ms: u64::try_from(plan.renew_after.as_millis()).unwrap_or(u64::MAX),
             waiting: plan.waiting.map(|why| why.to_string()).unwrap_or_default(),
+            ..pb::Plan::default()
         })
     }
 

@@ -13,4 +13,5 @@ mod pairing;
 mod plans;
 mod queue;
 mod swarm;
+mod windows;
 mod world;
