@@ -19,8 +19,8 @@ use tonic::{Request, Response, Status};
 use crate::catalog::Title;
 use crate::config::Config;
 use crate::enrol;
-use crate::pair::{self, Shown};
 use crate::freeing::Fate;
+use crate::pair::{self, Shown};
 use crate::status::Sources;
 
 /// Statuses of one watcher on their way; a slow one gets the next when it has taken the last.

@@ -29,7 +29,8 @@ use crate::server;
 const EXAMPLES: &str = "\
 Examples:
   tracker run                                 serve a catalog and its devices
-  tracker device invite 'Ada Example'         a code for a customer's new box";
+  tracker device invite 'Ada Example'         a code for a customer's new box
+  tracker copies 'Harbour at dawn'            who holds it";
 
 const TEMPLATE: &str =
     "{about}\n\n{before-help}{usage-heading} {usage}\nCommands:\n{subcommands}\n\nOptions:\n{options}";
