@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status};
 use crate::catalog::Title;
 use crate::config::Config;
 use crate::enrol;
+use crate::freeing::Fate;
 use crate::pair::{self, Shown};
 use crate::status::Sources;
 
@@ -89,16 +90,28 @@ impl Control {
 
     async fn add(&self, request: pb::AddToQueueRequest) -> anyhow::Result<()> {
         let title = self.title(request.title).await?;
-        self.sources.link.add_to_queue(title.entry.title, request.first).await
+        self.sources.link.add_to_queue(title.entry.title, request.first, request.delivery).await
     }
 
-    async fn remove(&self, request: pb::RemoveFromQueueRequest) -> anyhow::Result<()> {
+    /// Answers what has become of what was here, for a person.
+    async fn remove(&self, request: pb::RemoveFromQueueRequest) -> anyhow::Result<String> {
         let title = self.queued(request.title).await?;
+        let known = self.sources.catalog.title(title);
+        let freeing = self.sources.freeing();
+        // Asked before: whoever follows the queue may free it first.
+        let fate = known.as_ref().map_or(Fate::NotHere, |known| freeing.fate(&known.entry.item));
         self.sources.link.remove_from_queue(title).await?;
-        if let Some(known) = self.sources.catalog.title(title).filter(|_| request.delete) {
-            self.sources.engine.remove(known.entry.item).await.context("failed to delete it from this disk")?;
+        match known {
+            Some(known) if request.delete => {
+                self.sources.engine.remove(known.entry.item).await.context("failed to delete it from this disk")?;
+                Ok(String::new())
+            }
+            Some(known) if matches!(fate, Fate::Freed(_)) => {
+                freeing.handle_unwanted(known.entry.item).await?;
+                Ok(fate.in_words())
+            }
+            _ => Ok(fate.in_words()),
         }
-        Ok(())
     }
 
     /// The title of the queue that is meant, also one whose catalog entry has not arrived.
@@ -242,8 +255,8 @@ impl pb::node_server::Node for Control {
     }
 
     async fn remove_from_queue(&self, request: Request<pb::RemoveFromQueueRequest>) -> Answer<pb::QueueView> {
-        self.remove(request.into_inner()).await.map_err(status)?;
-        Ok(Response::new(self.sources.queue()))
+        let note = self.remove(request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(pb::QueueView { note, ..self.sources.queue() }))
     }
 
     async fn buy(&self, request: Request<pb::BuyRequest>) -> Answer<pb::BuyResponse> {

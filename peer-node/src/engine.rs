@@ -67,6 +67,8 @@ pub struct Deps {
 pub enum ItemState {
     /// No source yet.
     Waiting,
+    /// Kept for a window of its site, or for the moment its customer named.
+    Scheduled,
     /// Chunks are coming.
     Arriving,
     /// Complete on this disk.

@@ -239,6 +239,12 @@ impl Grants {
         })
     }
 
+    /// Whether a key of an item is here, or on its way because somebody has ordered it.
+    pub fn is_bought(&self, item: &ItemId) -> bool {
+        let lives = |order: &OrderState| !matches!(order, OrderState::Refunded | OrderState::Expired);
+        self.shared.read(|state| state.grants.contains_key(item) || state.orders.get(item).is_some_and(lives))
+    }
+
     /// Whether the keyserver is there.
     pub fn link(&self) -> watch::Receiver<LinkState> {
         self.link.clone()

@@ -11,6 +11,7 @@ pub mod config;
 pub mod control;
 pub mod engine;
 pub mod enrol;
+pub mod freeing;
 pub mod grants;
 pub mod identity;
 pub mod items;

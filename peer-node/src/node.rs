@@ -121,8 +121,9 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<Exit> {
         engine: engine.clone(),
         grants: grants.clone(),
     };
+    let freeing = sources.freeing();
     spawn_until_stop(&shutdown, forward(notices, engine.clone()));
-    spawn_until_stop(&shutdown, wishes::follow(queue, catalog.clone(), identity.device, engine.clone()));
+    spawn_until_stop(&shutdown, wishes::follow(queue, catalog.clone(), identity.device, engine.clone(), freeing));
 
     let metrics = Metrics::new("peer-node", env!("CARGO_PKG_VERSION"));
     metrics.register(|registry| registry.register_collector(Box::new(Figures::of(sources.clone()))));

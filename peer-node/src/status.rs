@@ -11,6 +11,7 @@ use swarm_proto::time::Utc;
 use crate::catalog::{Catalog, Title};
 use crate::clock;
 use crate::engine::{self, ItemSnapshot, ItemState, Snapshot};
+use crate::freeing::Freeing;
 use crate::grants::Grants;
 use crate::identity::{Enrolment, Identity};
 use crate::items::Items;
@@ -43,6 +44,11 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// Frees what nobody wants any more.
+    pub fn freeing(&self) -> Freeing {
+        Freeing::new(self.items.clone(), self.engine.clone(), self.grants.clone())
+    }
+
     /// Everything, or the one title that a person asks for.
     pub fn status(&self, only: &str) -> Result<pb::Status, Failure> {
         let only = if only.is_empty() { None } else { Some(self.catalog.find(only)?) };
@@ -82,7 +88,7 @@ impl Sources {
         let snapshot = self.engine.snapshot().borrow().clone();
         let state = self.queue.state();
         let items = by_item(&snapshot);
-        pb::QueueView { version: state.version, titles: self.queued(&state, &items, clock::utc()) }
+        pb::QueueView { version: state.version, titles: self.queued(&state, &items, clock::utc()), note: String::new() }
     }
 
     /// The queue first, then what else is held.
@@ -124,9 +130,15 @@ impl Sources {
             reason: "its catalog entry has not arrived yet".to_owned(),
             ..pb::TitleStatus::default()
         });
-        let known = known.iter().map(|title| match items.get(&title.entry.item) {
-            Some(snapshot) => self.title_status(title, Some(snapshot), now),
-            None => pb::TitleStatus { state: pb::TitleState::Waiting.into(), ..self.title_status(title, None, now) },
+        let delivery = |title: &[u8]| wishes::mine(state, self.identity.device).find(|it| it.title == title)?.delivery;
+        let known = known.iter().map(|title| {
+            let status = match items.get(&title.entry.item) {
+                Some(snapshot) => self.title_status(title, Some(snapshot), now),
+                None => {
+                    pb::TitleStatus { state: pb::TitleState::Waiting.into(), ..self.title_status(title, None, now) }
+                }
+            };
+            pb::TitleStatus { delivery: delivery(title.entry.title.as_bytes()), ..status }
         });
         known.chain(unknown).collect()
     }
@@ -155,6 +167,7 @@ impl Sources {
     fn with_snapshot(&self, status: pb::TitleStatus, snapshot: &ItemSnapshot, now: Utc) -> pb::TitleStatus {
         let state = match snapshot.state {
             ItemState::Waiting => pb::TitleState::Waiting,
+            ItemState::Scheduled => pb::TitleState::Scheduled,
             ItemState::Arriving => pb::TitleState::Arriving,
             ItemState::Available => pb::TitleState::Available,
             ItemState::Paused => pb::TitleState::Paused,

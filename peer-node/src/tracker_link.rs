@@ -229,8 +229,13 @@ impl Handle {
         self.keyserver_url.clone()
     }
 
-    /// Puts a title into the customer's queue, for this device.
-    pub async fn add_to_queue(&self, title: TitleId, first: bool) -> anyhow::Result<()> {
+    /// Puts a title into the customer's queue, for this device; says when it is wanted if somebody has.
+    pub async fn add_to_queue(
+        &self,
+        title: TitleId,
+        first: bool,
+        delivery: Option<pb::tracker::Delivery>,
+    ) -> anyhow::Result<()> {
         let before = match (first, self.queue.state().entries.first()) {
             (true, Some(head)) => head.title.clone(),
             _ => Vec::new(),
@@ -240,6 +245,7 @@ impl Handle {
             title: title.to_vec(),
             this_device_only: true,
             before,
+            delivery,
         };
         let state = self
             .ask(request, async |channel, request| {

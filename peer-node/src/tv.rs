@@ -186,6 +186,7 @@ fn state_in_words(title: &TitleStatus) -> String {
         TitleState::Available => "▣ Here; needs payment".to_owned(),
         TitleState::Arriving => format!("◔ {} %, {}", show::percent(title), show::rate(title.rate_bytes_per_sec)),
         TitleState::Paused => format!("⏸ Paused: {}", title.reason),
+        TitleState::Scheduled => format!("◷ {}", show::capital(&title.reason)),
         TitleState::Waiting => "◷ Waiting for a source".to_owned(),
         TitleState::Unspecified => "◌ Not in the queue".to_owned(),
     };

@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, watch};
 
 use crate::catalog::{Catalog, Title};
 use crate::engine::{self, Wanted};
+use crate::freeing::Freeing;
 use crate::records::{self, Key, Prefix};
 
 /// The longest queue, from the contract.
@@ -108,10 +109,10 @@ pub fn titles(queue: &pb::tracker::QueueState, device: DeviceId, catalog: &Catal
     titles.filter(|title| seen.insert(title.entry.title)).collect()
 }
 
-/// Keeps the engine told of what is wanted, for as long as it is polled.
-pub async fn follow(queue: Queue, catalog: Catalog, device: DeviceId, engine: engine::Handle) {
+/// Keeps the engine told of what is wanted, for as long as it is polled, and frees what no longer is.
+pub async fn follow(queue: Queue, catalog: Catalog, device: DeviceId, engine: engine::Handle, freeing: Freeing) {
     let (mut states, mut changes) = (queue.watch(), catalog.changes());
-    let mut told = None;
+    let mut told: Option<Vec<Wanted>> = None;
     loop {
         changes.borrow_and_update();
         let state = states.borrow_and_update().clone();
@@ -122,7 +123,14 @@ pub async fn follow(queue: Queue, catalog: Catalog, device: DeviceId, engine: en
         if told.as_ref() != Some(&wanted) {
             tracing::debug!(titles = wanted.len(), "queue is in effect");
             engine.set_wanted(wanted.clone()).await;
-            told = Some(wanted);
+            let before = told.replace(wanted.clone()).unwrap_or_default();
+            let unwanted =
+                before.into_iter().map(|it| it.item).filter(|item| !wanted.iter().any(|it| it.item == *item));
+            for item in unwanted {
+                if let Err(failure) = freeing.handle_unwanted(item).await {
+                    tracing::warn!(%item, %failure, "what nobody wants any more could not be freed");
+                }
+            }
         }
         tokio::select! {
             Ok(()) = states.changed() => {}

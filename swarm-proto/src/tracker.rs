@@ -20,6 +20,7 @@ pub mod registry;
 pub mod repositories;
 pub mod revocations;
 pub mod signins;
+pub mod sites;
 pub mod tickets;
 
 mod fixed;

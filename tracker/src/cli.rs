@@ -11,6 +11,7 @@ mod plans;
 mod publisher;
 mod queue;
 mod rating;
+mod site;
 mod title;
 mod traffic;
 
@@ -73,6 +74,9 @@ enum Command {
     Explain(plans::OnArgs),
     /// Print when a title would be complete on a box
     Estimate(plans::OnArgs),
+    /// Say when the lines of sites are idle, and what bytes cost
+    #[command(subcommand)]
+    Site(site::SiteCommand),
     /// Print who holds a title
     Copies(copies::CopiesArgs),
     /// Print how much boxes and seeds have sent
@@ -123,6 +127,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
         Command::Queue(command) => queue::run(&global, command).await,
         Command::Explain(args) => plans::explain(&global, args).await,
         Command::Estimate(args) => plans::estimate(&global, args).await,
+        Command::Site(command) => site::run(&global, command).await,
         Command::Copies(args) => copies::run(&global, args).await,
         Command::Traffic(args) => traffic::run(&global, args).await,
         Command::Offload(since) => traffic::offload(&global, since).await,

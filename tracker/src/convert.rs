@@ -1,5 +1,7 @@
 //! Messages of `proto/` become types of ours, and back; whatever breaks a bound is refused by the name of its field.
 
+mod sites;
+
 use std::ops::Range;
 use std::time::Duration;
 
@@ -22,6 +24,8 @@ use swarm_proto::tracker::registry::{self, CustomerChange, DeviceChange, MAX_NAM
 use tonic::Status;
 
 use crate::refusal;
+
+pub(crate) use self::sites::{delivery, delivery_message, described, site_id, site_message};
 
 /// Holdings that one Hello may tell.
 pub(crate) const MAX_HOLDINGS: usize = 100_000;

@@ -4,6 +4,8 @@
 //! for different reasons. What may be longer than one value of the store is cut into parts under neighbouring keys.
 //! Letters and field numbers are never reused; integers in keys are big-endian.
 
+mod sites;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use daemon::exit::{Exit, Failure};
 use daemon::store::{Batch, MAX_PAGE, MAX_VALUE_BYTES, Store};
@@ -20,10 +22,16 @@ use swarm_proto::tracker::catalog::Listing;
 use swarm_proto::tracker::origin::{Asker, Grant, Hour, Part};
 use swarm_proto::tracker::queue::{self, PriorityList};
 use swarm_proto::tracker::registry::{Customer, Device, Invite, InviteKey, Status};
+use swarm_proto::tracker::sites::Delivery;
 use swarm_proto::wrap::HpkePublic;
+
+pub(crate) use self::sites::Described;
 
 /// Parts of the longest record, a catalog entry of 64 KiB with its signature and marks.
 const MAX_PARTS: u8 = 17;
+
+/// Parts of the longest queue, a thousand entries of 72 bytes.
+const QUEUE_PARTS: u8 = 20;
 
 /// Parts of a holding: the bits of the largest item fill one value, and their header needs a little of a second.
 const HOLDING_PARTS: u8 = 2;
@@ -58,6 +66,10 @@ enum Key<'a> {
     Account(&'a Slot),
     /// `o` ‖ site, as text: which hour (8) ‖ bytes that seeds have sent to it (8).
     OriginHour(&'a SiteId),
+    /// `w` ‖ site (32, filled up with zeros) ‖ part (1): a [`sites::StoredSite`], in parts.
+    SitePart(&'a SiteId, u8),
+    /// `u` ‖ site (32, filled up with zeros): a [`sites::StoredUse`].
+    SiteUse(&'a SiteId),
 }
 
 impl Key<'_> {
@@ -123,6 +135,15 @@ impl Key<'_> {
             Key::OriginHour(site) => {
                 key.put_u8(b'o');
                 key.put_slice(site.as_str().as_bytes());
+            }
+            Key::SitePart(site, part) => {
+                key.put_u8(b'w');
+                key.put_slice(&sites::padded(site));
+                key.put_u8(part);
+            }
+            Key::SiteUse(site) => {
+                key.put_u8(b'u');
+                key.put_slice(&sites::padded(site));
             }
         }
         key.freeze()
@@ -211,6 +232,11 @@ struct StoredQueueEntry {
     target: Vec<u8>,
     #[prost(uint64, tag = "3")]
     added_utc_ms: u64,
+    /// See [`stored_delivery`].
+    #[prost(uint32, tag = "4")]
+    delivery: u32,
+    #[prost(uint64, tag = "5")]
+    not_before_utc_ms: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -359,13 +385,18 @@ impl Records {
     }
 
     pub(crate) fn queue(self, account: &AccountId, list: &PriorityList) -> Records {
-        let entries = list.entries().iter().map(|entry| StoredQueueEntry {
-            title: entry.title.to_vec(),
-            target: entry.target.map(Into::into).unwrap_or_default(),
-            added_utc_ms: entry.added.as_millis(),
+        let entries = list.entries().iter().map(|entry| {
+            let (delivery, not_before_utc_ms) = stored_delivery(entry.delivery);
+            StoredQueueEntry {
+                title: entry.title.to_vec(),
+                target: entry.target.map(Into::into).unwrap_or_default(),
+                added_utc_ms: entry.added.as_millis(),
+                delivery,
+                not_before_utc_ms,
+            }
         });
         let stored = StoredQueue { version: list.version(), entries: entries.collect() };
-        self.parts(|part| Key::QueuePart(account, part), &stored.encode_to_vec())
+        self.few_parts(|part| Key::QueuePart(account, part), &stored.encode_to_vec(), QUEUE_PARTS)
     }
 
     /// What a device holds of an item; none: nothing any more.
@@ -469,6 +500,8 @@ pub(crate) struct Everything {
     pub(crate) grants: Vec<Grant>,
     pub(crate) origin_hours: Vec<(SiteId, Hour)>,
     pub(crate) accounts: Vec<(Slot, Totals)>,
+    pub(crate) sites: Vec<Described>,
+    pub(crate) site_use: Vec<(SiteId, Vec<(Utc, u64)>)>,
 }
 
 impl Everything {
@@ -518,6 +551,12 @@ impl Everything {
         }
         if let Some(versioned) = store.get(&Key::Traffic.bytes()).await? {
             all.traffic = Traffic::decode(versioned.value).map_err(|_| damaged(&Key::Traffic.bytes()))?;
+        }
+        for (key, value) in joined(store, b'w', 1 + SiteId::MAX_LEN).await? {
+            all.sites.push(sites::site(&key, &value).ok_or_else(|| damaged(&key))?);
+        }
+        for (key, value) in single(store, b'u').await? {
+            all.site_use.push(sites::site_use(&key, &value).ok_or_else(|| damaged(&key))?);
         }
         Ok(all)
     }
@@ -626,9 +665,30 @@ fn queue(value: &[u8]) -> Option<PriorityList> {
             false => Some(DeviceId::try_from(entry.target.as_slice()).ok()?),
         };
         let title = TitleId::try_from(entry.title.as_slice()).ok()?;
-        Some(queue::Entry { title, target, added: Utc::from_millis(entry.added_utc_ms) })
+        let delivery = delivery(entry.delivery, entry.not_before_utc_ms)?;
+        Some(queue::Entry { title, target, added: Utc::from_millis(entry.added_utc_ms), delivery })
     });
     PriorityList::restore(stored.version, entries.collect::<Option<Vec<_>>>()?)
+}
+
+/// A number for each kind of wish, 0 for none, and the moment if it names one.
+fn stored_delivery(delivery: Option<Delivery>) -> (u32, u64) {
+    match delivery {
+        None => (0, 0),
+        Some(Delivery::Anytime) => (1, 0),
+        Some(Delivery::OffPeak) => (2, 0),
+        Some(Delivery::NotBefore(moment)) => (3, moment.as_millis()),
+    }
+}
+
+fn delivery(kind: u32, not_before_utc_ms: u64) -> Option<Option<Delivery>> {
+    match kind {
+        0 => Some(None),
+        1 => Some(Some(Delivery::Anytime)),
+        2 => Some(Some(Delivery::OffPeak)),
+        3 => Some(Some(Delivery::NotBefore(Utc::from_millis(not_before_utc_ms)))),
+        _ => None,
+    }
 }
 
 fn holding(key: &[u8], value: &[u8]) -> Option<(DeviceId, ItemId, Holding)> {
@@ -725,6 +785,7 @@ mod tests {
             title: TitleId::from(n.to_be_bytes()),
             target: Some(device_id(1)),
             added: Utc::from_secs(1_800_000_000),
+            delivery: Some(Delivery::NotBefore(Utc::from_secs(1_900_000_000))),
         });
         let list = PriorityList::restore(7, entries.collect()).unwrap();
         assert_eq!(stored(Records::new().queue(&account(1), &list)).await.queues, [(account(1), list)]);
@@ -733,7 +794,8 @@ mod tests {
     #[tokio::test]
     async fn queue_that_has_become_shorter_leaves_nothing_behind() {
         let store = Memory::new();
-        let entry = |n: u128| queue::Entry { title: TitleId::from(n.to_be_bytes()), target: None, added: Utc::EPOCH };
+        let title = |n: u128| TitleId::from(n.to_be_bytes());
+        let entry = |n: u128| queue::Entry { title: title(n), target: None, added: Utc::EPOCH, delivery: None };
         let long = PriorityList::restore(1, (0..500).map(entry).collect()).unwrap();
         let short = PriorityList::restore(2, (0..1).map(entry).collect()).unwrap();
         for list in [&long, &short] {

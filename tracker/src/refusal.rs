@@ -7,19 +7,21 @@ use std::fmt;
 
 use daemon::exit::{Exit, Failure};
 use swarm_proto::catalog::Superseded;
+use swarm_proto::id::SiteId;
 use swarm_proto::invalid::Invalid;
 use swarm_proto::tracker::admission::Refused;
 use swarm_proto::tracker::catalog;
 use swarm_proto::tracker::pairing::PairingError;
 use swarm_proto::tracker::queue::QueueError;
 use swarm_proto::tracker::registry::RegistryError;
+use swarm_proto::tracker::sites::MAX_SITES;
 use tonic::{Code, Status};
 
 /// A refusal as gRPC carries it.
 pub(crate) fn status(failure: Failure) -> Status {
     let code = match failure.code.as_ref() {
         "E-CALL-01" | "E-CALL-02" | "E-CALL-03" => Code::Unauthenticated,
-        "E-QUEUE-04" => Code::Aborted,
+        "E-QUEUE-04" | "E-SITE-02" => Code::Aborted,
         "E-PUBLISH-03" | "E-PUBLISH-05" => Code::FailedPrecondition,
         "E-ENROL-05" | "E-PAIR-04" => Code::ResourceExhausted,
         _ => return failure.into(),
@@ -193,6 +195,24 @@ pub(crate) fn not_admitted(publisher: impl fmt::Display) -> Failure {
 pub(crate) fn too_many_guesses(wait: std::time::Duration) -> Failure {
     Failure::new(Exit::NotAllowed, "E-ENROL-05", "too many wrong codes came from this address")
         .hint(format!("try again in {} s", wait.as_secs() + 1))
+}
+
+/// Nothing was said about a site, and no device stands there.
+pub(crate) fn no_site(site: &SiteId) -> Failure {
+    Failure::new(Exit::NotFound, "E-SITE-01", format!("there is no site {site}"))
+        .hint("tracker site ls shows them; tracker site set describes a new one")
+}
+
+/// Somebody else has described the site meanwhile.
+pub(crate) fn site_moved_on(site: &SiteId, seen: u64, now: u64) -> Failure {
+    Failure::new(Exit::Conflict, "E-SITE-02", format!("site {site} has moved on from version {seen} to {now}"))
+        .hint("look at the site again and repeat")
+}
+
+/// There are as many sites as a tracker keeps.
+pub(crate) fn too_many_sites() -> Failure {
+    Failure::new(Exit::Storage, "E-SITE-03", format!("a tracker keeps at most {MAX_SITES} sites"))
+        .hint("remove one that is not needed any more (tracker site rm), or run another tracker")
 }
 
 /// A key file does not hold a key.

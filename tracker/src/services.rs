@@ -9,6 +9,7 @@ mod operator;
 mod pairing;
 mod plans;
 mod queue;
+mod sites;
 mod swarm;
 
 use std::sync::Arc;
@@ -56,6 +57,7 @@ pub(crate) fn routes(shared: Shared) -> Routes {
     let devices = pb::devices_server::DevicesServer::new(devices::Service(shared.clone()));
     let pairing = pb::pairing_server::PairingServer::new(pairing::Service(shared.clone()));
     let accounts = pb::accounts_server::AccountsServer::new(accounts::Service(shared.clone()));
+    let sites = pb::sites_server::SitesServer::new(sites::Service(shared.clone()));
     let operator = pb::operator_server::OperatorServer::new(operator::Service(shared));
     Routes::new(catalog.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(enrolment.max_decoding_message_size(MAX_MESSAGE_BYTES))
@@ -66,5 +68,6 @@ pub(crate) fn routes(shared: Shared) -> Routes {
         .add_service(devices.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(pairing.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(accounts.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(sites.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(operator.max_decoding_message_size(MAX_MESSAGE_BYTES))
 }

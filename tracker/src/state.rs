@@ -15,6 +15,7 @@ mod sessions;
 mod signins;
 mod tickets;
 mod titles;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,6 +46,7 @@ use swarm_proto::tracker::queue::PriorityList;
 use swarm_proto::tracker::registry::Registry;
 use swarm_proto::tracker::revocations::Revocations;
 use swarm_proto::tracker::signins::SignIns;
+use swarm_proto::tracker::sites::Gate;
 use swarm_proto::tracker::tickets::Tickets;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -178,6 +180,9 @@ pub(crate) struct State {
     registry: Registry,
     queues: BTreeMap<AccountId, PriorityList>,
     planner: Planner,
+    gate: Gate,
+    /// How often each site that was described has been.
+    site_versions: BTreeMap<SiteId, u64>,
     guesses: Guesses<std::net::IpAddr>,
     /// Codes that boxes have asked for; each counts like a wrong guess.
     code_requests: Guesses<std::net::IpAddr>,
@@ -206,14 +211,16 @@ struct Unwritten {
     hours: BTreeSet<SiteId>,
     /// Sums of the accounts.
     slots: BTreeSet<Slot>,
+    /// Sites in whose windows something has arrived.
+    sites: BTreeSet<SiteId>,
     traffic: bool,
     write_at: Option<Mono>,
 }
 
 impl Unwritten {
     fn len(&self) -> i64 {
-        i64::try_from(self.holdings.len() + self.seen.len() + self.grants.len() + self.hours.len() + self.slots.len())
-            .unwrap_or(i64::MAX)
+        let sets = self.holdings.len() + self.seen.len() + self.grants.len() + self.hours.len();
+        i64::try_from(sets + self.slots.len() + self.sites.len()).unwrap_or(i64::MAX)
             + i64::from(self.traffic)
     }
 
@@ -255,6 +262,8 @@ impl State {
             catalog: Catalog::default(),
             registry: Registry::default(),
             queues: everything.queues.into_iter().collect(),
+            gate: Gate::new(),
+            site_versions: BTreeMap::new(),
             guesses: Guesses::new(WRONG_CODES, GUESS_WINDOW),
             code_requests: Guesses::new(WRONG_CODES, GUESS_WINDOW),
             pairings: Pairings::default(),
@@ -298,6 +307,15 @@ impl State {
             }
             state.planner.handle_holding(now, device, item, &holding);
         }
+        for described in everything.sites {
+            state.site_versions.insert(described.site.id().clone(), described.version);
+            state.gate.handle_site(now, described.site);
+        }
+        for (site, used) in everything.site_use {
+            state.gate.restore_used(now, &site, used);
+        }
+        state.perform_gate();
+        state.tell_planner_all();
         Ok(state)
     }
 
@@ -322,7 +340,12 @@ impl State {
     }
 
     fn next_timeout(&self) -> Mono {
-        let machines = [self.planner.poll_timeout(), self.accounts.poll_timeout(), self.unwritten.write_at];
+        let machines = [
+            self.planner.poll_timeout(),
+            self.gate.poll_timeout(),
+            self.accounts.poll_timeout(),
+            self.unwritten.write_at,
+        ];
         machines.into_iter().flatten().fold(self.sweep_at, Mono::min)
     }
 
@@ -331,6 +354,7 @@ impl State {
         if self.accounts.poll_timeout().is_some_and(|at| at <= now.mono) {
             self.compare_accounts(now);
         }
+        self.gate.handle_timeout(now);
         if self.unwritten.write_at.is_some_and(|at| at <= now.mono)
             && let Err(failure) = self.write_later_things(now).await
         {
@@ -344,8 +368,9 @@ impl State {
         }
     }
 
-    /// Does what the planner wants done.
+    /// Does what gate and planner want done.
     async fn perform(&mut self) {
+        self.perform_gate();
         while let Some(action) = self.planner.poll_action() {
             match action {
                 planner::Action::Push { wish, plan } => self.push_plan(&wish, plan).await,
@@ -388,6 +413,14 @@ impl State {
             }
             seen.push(*device);
         }
+        let mut sites = Vec::new();
+        for site in &self.unwritten.sites {
+            if !records.has_room() {
+                break;
+            }
+            records = records.site_use(site, self.gate.used(site));
+            sites.push(site.clone());
+        }
         let traffic = self.unwritten.traffic && records.has_room();
         if traffic {
             records = records.traffic(&self.traffic);
@@ -409,6 +442,9 @@ impl State {
         }
         for device in &seen {
             self.unwritten.seen.remove(device);
+        }
+        for site in &sites {
+            self.unwritten.sites.remove(site);
         }
         self.unwritten.traffic &= !traffic;
         self.unwritten.write_at = (self.unwritten.len() > 0).then(|| now.mono + FLUSH_PAUSE);

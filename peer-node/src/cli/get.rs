@@ -31,7 +31,7 @@ pub(super) struct GetArgs {
 
 pub(super) async fn run(global: &Global, args: GetArgs) -> anyhow::Result<Exit> {
     let mut device = Device::reach(global).await?;
-    let add = AddToQueueRequest { title: query(&args.title), first: args.first };
+    let add = AddToQueueRequest { title: query(&args.title), first: args.first, delivery: None };
     device.client.add_to_queue(add).await.map_err(|status| device.failure(&status))?;
     let request = GetStatusRequest { title: args.title };
     if args.no_wait {
@@ -117,6 +117,7 @@ fn remark(title: &TitleStatus) -> String {
         (TitleState::Arriving, Some(silence)) => format!("no data for {}; trying other sources", show::ago(silence)),
         (TitleState::Arriving, None) => format!("{}, {}{split}", show::rate(title.rate_bytes_per_sec), left(title)),
         (TitleState::Paused, _) => format!("paused: {}", show::text(&title.reason)),
+        (TitleState::Scheduled, _) => format!("kept for {}", show::text(&title.reason)),
         (TitleState::Waiting | TitleState::Unspecified, _) if title.reason.is_empty() => {
             "waiting for a source".to_owned()
         }

@@ -5,6 +5,9 @@ use daemon::exit::Exit;
 use swarm_proto::pb::node::{
     AddToQueueRequest, GetQueueRequest, MoveInQueueRequest, QueueView, RemoveFromQueueRequest,
 };
+use swarm_proto::pb::tracker::Delivery;
+use swarm_proto::pb::tracker::delivery::When;
+use swarm_proto::time::Utc;
 
 use super::daemon_client::{Device, query};
 use super::status::TitleLine;
@@ -21,6 +24,15 @@ pub(super) enum QueueCommand {
         /// Before everything else
         #[arg(long)]
         first: bool,
+        /// Deliver it in the next window of this box's site
+        #[arg(long, conflicts_with_all = ["not_before", "anytime"])]
+        tonight: bool,
+        /// Deliver it from then on, such as 2026-12-24T18:00:00Z
+        #[arg(long, value_name = "MOMENT", conflicts_with = "anytime")]
+        not_before: Option<Utc>,
+        /// Deliver it at once, whatever the site does
+        #[arg(long)]
+        anytime: bool,
     },
     /// Move a title to another place
     Mv {
@@ -44,8 +56,15 @@ pub(super) async fn run(global: &Global, command: QueueCommand) -> anyhow::Resul
     let mut device = Device::reach(global).await?;
     let answer = match command {
         QueueCommand::Ls => device.client.get_queue(GetQueueRequest {}).await,
-        QueueCommand::Add { title, first } => {
-            device.client.add_to_queue(AddToQueueRequest { title: query(&title), first }).await
+        QueueCommand::Add { title, first, tonight, not_before, anytime } => {
+            let when = match (tonight, not_before, anytime) {
+                (true, ..) => Some(When::OffPeak(true)),
+                (_, Some(moment), _) => Some(When::NotBeforeUtcMs(moment.as_millis())),
+                (_, _, true) => Some(When::Anytime(true)),
+                (false, None, false) => None,
+            };
+            let delivery = when.map(|when| Delivery { when: Some(when) });
+            device.client.add_to_queue(AddToQueueRequest { title: query(&title), first, delivery }).await
         }
         QueueCommand::Mv { title, place } => {
             device.client.move_in_queue(MoveInQueueRequest { title: query(&title), to: place - 1 }).await
@@ -56,19 +75,22 @@ pub(super) async fn run(global: &Global, command: QueueCommand) -> anyhow::Resul
     };
     let queue = answer.map_err(|status| device.failure(&status))?.into_inner();
     let titles: Vec<TitleLine> = queue.titles.iter().map(TitleLine::of).collect();
-    global.print(&serde_json::json!({ "version": queue.version, "titles": titles }), || text(&queue))
+    global
+        .print(&serde_json::json!({ "version": queue.version, "titles": titles, "note": queue.note }), || text(&queue))
 }
 
 fn text(queue: &QueueView) -> String {
+    let note = if queue.note.is_empty() { String::new() } else { format!("{}\n", show::text(&queue.note)) };
     if queue.titles.is_empty() {
-        return "the queue is empty; put something into it: peer-node queue add TITLE\n".to_owned();
+        return format!("{note}the queue is empty; put something into it: peer-node queue add TITLE\n");
     }
-    let rows: Vec<[String; 4]> = (1u32..)
+    let rows: Vec<[String; 6]> = (1u32..)
         .zip(&queue.titles)
         .map(|(place, title)| {
             let progress = format!("{} %", show::percent(title));
-            [place.to_string(), show::text(&title.name), show::state(title).to_owned(), progress]
+            let (when, remark) = (show::delivery(title), show::text(&title.reason));
+            [place.to_string(), show::text(&title.name), show::state(title).to_owned(), progress, when, remark]
         })
         .collect();
-    show::table(["#", "NAME", "STATE", "HERE"], &rows)
+    format!("{note}{}", show::table(["#", "NAME", "STATE", "HERE", "WHEN", ""], &rows))
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use swarm_proto::pb::common::MomentLimit;
 use swarm_proto::pb::common::moment_limit::Limit;
 use swarm_proto::pb::node::{TitleState, TitleStatus};
+use swarm_proto::pb::tracker::delivery::When;
 use swarm_proto::time::Utc;
 
 /// An amount of data: `3.1 GB`.
@@ -69,6 +70,22 @@ pub fn begin_before(title: &TitleStatus) -> Option<String> {
     expiry(title.expiry.as_ref()).filter(|expiry| expiry != UNLIMITED).map(|expiry| format!("begin before {expiry}"))
 }
 
+/// A text as it stands at the beginning of a line.
+pub fn capital(text: &str) -> String {
+    let mut rest = text.chars();
+    rest.next().map(|first| first.to_uppercase().chain(rest).collect()).unwrap_or_default()
+}
+
+/// When a title is wanted, if somebody has said so: `tonight`, `not before 2026-12-24T18:00:00.000Z`.
+pub fn delivery(title: &TitleStatus) -> String {
+    match title.delivery.and_then(|delivery| delivery.when) {
+        None => String::new(),
+        Some(When::Anytime(_)) => "anytime".to_owned(),
+        Some(When::OffPeak(_)) => "tonight".to_owned(),
+        Some(When::NotBeforeUtcMs(millis)) => format!("not before {}", Utc::from_millis(millis)),
+    }
+}
+
 /// The state of a title as one word for scripts.
 pub fn state(title: &TitleStatus) -> &'static str {
     match title.state() {
@@ -77,6 +94,7 @@ pub fn state(title: &TitleStatus) -> &'static str {
         TitleState::Arriving => "arriving",
         TitleState::Available => "available",
         TitleState::Paused => "paused",
+        TitleState::Scheduled => "scheduled",
     }
 }
 

@@ -214,7 +214,7 @@ impl Engine {
             let change = self.memory.keep(item, &plan);
             self.write_memory(change);
         }
-        let parts = match plan::read(plan, self.device) {
+        let parts = match plan::read(plan, self.device, now.utc) {
             Ok(parts) => parts,
             Err(error) => {
                 tracing::warn!(%item, error = format!("{error:#}"), "the tracker sent a plan that cannot be used");

@@ -77,6 +77,10 @@ impl Show {
         let (state, reason) = match progress.as_ref().map(|progress| &progress.standing) {
             _ if held == n_chunks => (ItemState::Available, String::new()),
             Some(Standing::Arriving) => (ItemState::Arriving, String::new()),
+            Some(Standing::Scheduled { opens, why }) => {
+                let zone = if opens.is_some() { " (site time)" } else { "" };
+                (ItemState::Scheduled, format!("{why}{zone}"))
+            }
             Some(Standing::Paused(why)) => (ItemState::Paused, why.clone()),
             Some(Standing::Waiting(why)) => (ItemState::Waiting, why.clone()),
             Some(Standing::Queued | Standing::Complete) | None => {

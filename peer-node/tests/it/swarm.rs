@@ -235,6 +235,7 @@ impl Swarm {
             ticket: Some(ticket),
             renew_after_ms: 5_000,
             waiting: String::new(),
+            ..pb::tracker::Plan::default()
         };
         node.engine.notice(TrackerNotice::Plan(plan)).await;
     }

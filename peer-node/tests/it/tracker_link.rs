@@ -223,8 +223,8 @@ async fn queue_changes_are_kept_and_reach_those_who_watch() {
     until_up(&device, true).await;
     let [harbour, atlas] = ["Harbour at dawn", "Atlas"].map(|name| entry(name, 1, 3));
     let titles = [&harbour, &atlas].map(|signed| signed.verify(&signed.signer()).unwrap().title);
-    device.link.add_to_queue(titles[0], false).await.unwrap();
-    device.link.add_to_queue(titles[1], true).await.unwrap();
+    device.link.add_to_queue(titles[0], false, None).await.unwrap();
+    device.link.add_to_queue(titles[1], true, None).await.unwrap();
     let order = |queue: &Queue| queue.state().entries.iter().map(|entry| entry.title.clone()).collect::<Vec<_>>();
     assert_eq!(order(&device.queue), [titles[1].to_vec(), titles[0].to_vec()]);
     device.link.move_in_queue(titles[1], 1).await.unwrap();

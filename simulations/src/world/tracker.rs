@@ -163,6 +163,7 @@ impl Tracker {
             leases: plan.leases.into_iter().map(lease).collect(),
             renew_after: plan.renew_after,
             waiting: plan.waiting.map(|why| why.to_string()).unwrap_or_default(),
+            closed: None,
         };
         (told, ticket)
     }

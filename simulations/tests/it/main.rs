@@ -2,5 +2,7 @@
 
 mod browser;
 mod demo;
+mod processes;
+mod queue;
 mod repository;
 mod virtual_swarms;

@@ -3,7 +3,8 @@
 //! Several items at once, in strict order of priority and under one budget of outstanding bytes: as long as a source
 //! has a wanted chunk of a higher item, nothing of a lower one is asked of it. Sources come from the tracker's plan;
 //! when the tracker is away, names nobody, or its sources stall, also from Kademlia and from the pinned seeds. Boxes
-//! come before seeds where both have a chunk. One proven bad chunk bans its sender.
+//! come before seeds where both have a chunk. What has to wait for its time ([`Closed`]) is asked of nobody until then.
+//! One proven bad chunk bans its sender.
 //!
 //! Every [`Action::Request`] is answered exactly once ([`Transfers::handle_answer`]), even after [`Action::Cancel`].
 //! An answer of [`Answer::Data`] is followed by exactly one [`Transfers::handle_verdict`], and a verified chunk by one
@@ -11,6 +12,7 @@
 
 mod answers;
 mod asking;
+mod closing;
 #[cfg(test)]
 #[allow(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
 mod tests;
@@ -22,6 +24,8 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+pub use self::closing::Closed;
+use self::closing::Closure;
 use super::chunk_set::ChunkSet;
 use super::picker::Picker;
 use super::rate::{Cap, Meter};
@@ -146,6 +150,8 @@ pub struct Plan {
     pub renew_after: Duration,
     /// Why nobody sends, for people.
     pub waiting: String,
+    /// When nobody is to be asked for it; none: it may be fetched at any time.
+    pub closed: Option<Closed>,
 }
 
 /// A source and what it is meant to send.
@@ -357,6 +363,13 @@ pub enum Standing {
     Queued,
     /// Nobody sends it, for this reason.
     Waiting(String),
+    /// It waits for its time.
+    Scheduled {
+        /// When it goes on, by this device's clock; none: nobody can say.
+        opens: Option<Utc>,
+        /// The same in words, in the time of the site.
+        why: String,
+    },
     /// Chunks are coming.
     Arriving,
     /// The disk does not take it, for this reason.
@@ -419,6 +432,10 @@ struct Transfer {
     /// The last plan had leases.
     plan_names_sources: bool,
     waiting: String,
+    /// When it is not to be fetched.
+    closure: Option<Closure>,
+    /// It is not to be fetched now.
+    closed: bool,
     kademlia_asked_at: Option<Mono>,
     /// Since when the plan alone is not enough.
     degraded_since: Option<Mono>,
@@ -561,9 +578,14 @@ impl Transfers {
     /// Whether the tracker can be asked.
     pub fn handle_tracker(&mut self, now: Now, up: bool) {
         self.tracker_up = up;
+        let recheck = self.recheck_at(now);
         for transfer in self.items.values_mut() {
             transfer.plan_asked = false;
-            transfer.plan_due = now.mono;
+            match (transfer.closed, up) {
+                (false, _) => transfer.plan_due = now.mono,
+                (true, true) => transfer.plan_due = transfer.plan_due.min(recheck),
+                (true, false) => {}
+            }
         }
         self.advance(now);
     }
@@ -574,7 +596,15 @@ impl Transfers {
         transfer.plan_asked = false;
         transfer.plan_due = now.mono + plan.renew_after.max(PLAN_EVERY_MIN);
         transfer.plan_names_sources = !plan.leases.is_empty();
-        transfer.waiting = plan.waiting;
+        if transfer.closed {
+            transfer.open(now.mono);
+            transfer.plan_due = now.mono + plan.renew_after.max(PLAN_EVERY_MIN);
+        }
+        transfer.waiting.clone_from(&plan.waiting);
+        if self.take_closed(now, plan.item, plan.closed, &plan.waiting) {
+            return self.advance(now);
+        }
+        let Some(transfer) = self.items.get_mut(&plan.item) else { return };
         for role in transfer.roles.values_mut().filter(|role| role.found_by == FoundBy::Plan) {
             role.lease_until = now.mono;
             role.portions = None;
@@ -589,7 +619,10 @@ impl Transfers {
     pub fn handle_no_plan(&mut self, now: Now, item: ItemId) {
         if let Some(transfer) = self.items.get_mut(&item) {
             transfer.plan_asked = false;
-            transfer.plan_due = now.mono + PLAN_EVERY;
+            transfer.plan_due = match transfer.closure.as_ref().filter(|_| transfer.closed) {
+                Some(closure) => closure.until(),
+                None => now.mono + PLAN_EVERY,
+            };
             // A plan that could not be renewed still says who held the item.
             transfer.plan_names_sources = false;
         }
@@ -616,6 +649,9 @@ impl Transfers {
     /// The player waits for this chunk; it and those after it come first.
     pub fn handle_playing(&mut self, now: Now, item: ItemId, chunk: ChunkIndex) {
         if let Some(transfer) = self.items.get_mut(&item) {
+            if transfer.closed {
+                transfer.open(now.mono);
+            }
             if transfer.playing.is_none() {
                 transfer.plan_due = now.mono;
             }

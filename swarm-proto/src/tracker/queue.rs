@@ -4,6 +4,7 @@
 //! both. Each change raises the version by one, so that two people who edit the same list notice each other. Never
 //! knows what a title is, nor whether it may be fetched.
 
+use super::sites::Delivery;
 use crate::id::{DeviceId, TitleId};
 use crate::time::Utc;
 
@@ -20,6 +21,8 @@ pub struct Entry {
     pub target: Option<DeviceId>,
     /// When it was first asked for.
     pub added: Utc,
+    /// When it is wanted; none: nobody has said, and the site decides.
+    pub delivery: Option<Delivery>,
 }
 
 impl Entry {
@@ -87,21 +90,27 @@ impl PriorityList {
     }
 
     /// Puts a title at the end, or before another one. One that is there already moves and keeps the moment it was
-    /// first asked for; one that was for single boxes and is now for all becomes one entry.
+    /// first asked for, and when it is wanted unless that is said anew; one that was for single boxes and is now for
+    /// all becomes one entry.
     pub fn add(
         &mut self,
         now: Utc,
         title: TitleId,
         target: Option<DeviceId>,
         before: Option<TitleId>,
+        delivery: Option<Delivery>,
     ) -> Result<(), QueueError> {
         let replaced = |entry: &Entry| entry.is_meant_by(&title, target.as_ref());
         let first = self.entries.iter().find(|entry| replaced(entry));
         let entry = match first {
             // For every box already: asking for one box alone must not take it from the others.
-            Some(Entry { target: None, added, .. }) => Entry { title, target: None, added: *added },
-            Some(entry) => Entry { title, target, added: entry.added },
-            None => Entry { title, target, added: now },
+            Some(entry) => Entry {
+                title,
+                target: target.filter(|_| entry.target.is_some()),
+                added: entry.added,
+                delivery: delivery.or(entry.delivery),
+            },
+            None => Entry { title, target, added: now, delivery },
         };
         let kept = self.entries.iter().filter(|entry| !replaced(entry)).count();
         if kept == MAX_ENTRIES {
@@ -121,6 +130,11 @@ impl PriorityList {
         self.entries.insert(place, entry);
         self.version += 1;
         Ok(())
+    }
+
+    /// When a title is wanted on a box; none: it is not in the list, or nobody has said.
+    pub fn delivery_to(&self, device: &DeviceId, title: &TitleId) -> Option<Delivery> {
+        self.entries.iter().find(|entry| entry.is_meant_by(title, Some(device)))?.delivery
     }
 
     /// Moves a title to a place, 0 being the first; a place beyond the end is the end.
@@ -180,7 +194,7 @@ mod tests {
     fn list(titles: &[u8]) -> PriorityList {
         let mut list = PriorityList::default();
         for n in titles {
-            list.add(at(1), title(*n), None, None).expect("there is room");
+            list.add(at(1), title(*n), None, None, None).expect("there is room");
         }
         list
     }
@@ -193,14 +207,14 @@ mod tests {
     #[test]
     fn title_can_be_put_before_another() {
         let mut list = list(&[1, 2]);
-        list.add(at(5), title(3), None, Some(title(2))).unwrap();
+        list.add(at(5), title(3), None, Some(title(2)), None).unwrap();
         assert_eq!(titles(&list), [title(1), title(3), title(2)]);
     }
 
     #[test]
     fn title_added_twice_moves_and_remembers_when_it_was_first_wanted() {
         let mut list = list(&[1, 2]);
-        list.add(at(9), title(1), None, None).unwrap();
+        list.add(at(9), title(1), None, None, None).unwrap();
         assert_eq!(titles(&list), [title(2), title(1)]);
         assert_eq!(list.entries()[1].added, at(1));
         assert_eq!(list.version(), 3);
@@ -209,8 +223,8 @@ mod tests {
     #[test]
     fn two_boxes_of_a_customer_can_want_the_same_title_each_for_itself() {
         let mut list = PriorityList::default();
-        list.add(at(1), title(1), Some(device(1)), None).unwrap();
-        list.add(at(2), title(1), Some(device(2)), None).unwrap();
+        list.add(at(1), title(1), Some(device(1)), None, None).unwrap();
+        list.add(at(2), title(1), Some(device(2)), None, None).unwrap();
         assert_eq!(list.entries().len(), 2);
         list.remove(Some(&device(1)), &title(1)).unwrap();
         assert_eq!(list.entries()[0].target, Some(device(2)));
@@ -219,17 +233,28 @@ mod tests {
     #[test]
     fn title_wanted_for_every_box_stays_so_when_one_box_asks_for_it() {
         let mut list = list(&[1, 2]);
-        list.add(at(3), title(1), Some(device(1)), None).unwrap();
-        assert_eq!(list.entries()[1], Entry { title: title(1), target: None, added: at(1) });
+        list.add(at(3), title(1), Some(device(1)), None, None).unwrap();
+        assert_eq!(list.entries()[1], Entry { title: title(1), target: None, added: at(1), delivery: None });
     }
 
     #[test]
     fn title_of_single_boxes_becomes_one_entry_when_wanted_for_all() {
         let mut list = PriorityList::default();
-        list.add(at(1), title(1), Some(device(1)), None).unwrap();
-        list.add(at(2), title(1), Some(device(2)), None).unwrap();
-        list.add(at(3), title(1), None, None).unwrap();
-        assert_eq!(list.entries(), [Entry { title: title(1), target: None, added: at(1) }]);
+        list.add(at(1), title(1), Some(device(1)), None, None).unwrap();
+        list.add(at(2), title(1), Some(device(2)), None, None).unwrap();
+        list.add(at(3), title(1), None, None, None).unwrap();
+        assert_eq!(list.entries(), [Entry { title: title(1), target: None, added: at(1), delivery: None }]);
+    }
+
+    #[test]
+    fn when_a_title_is_wanted_stays_as_it_was_said_until_it_is_said_anew() {
+        let mut list = PriorityList::default();
+        list.add(at(1), title(1), Some(device(1)), None, Some(Delivery::OffPeak)).unwrap();
+        list.add(at(2), title(1), Some(device(1)), None, None).unwrap();
+        assert_eq!(list.delivery_to(&device(1), &title(1)), Some(Delivery::OffPeak));
+        assert_eq!(list.delivery_to(&device(2), &title(1)), None);
+        list.add(at(3), title(1), None, None, Some(Delivery::NotBefore(at(9)))).unwrap();
+        assert_eq!(list.delivery_to(&device(2), &title(1)), Some(Delivery::NotBefore(at(9))));
     }
 
     #[test]
@@ -254,17 +279,18 @@ mod tests {
             title: TitleId::from(n.to_be_bytes()),
             target: None,
             added: at(1),
+            delivery: None,
         });
         let mut list = PriorityList::restore(7, many.collect()).unwrap();
         let other = TitleId::from(u128::MAX.to_be_bytes());
-        assert_eq!(list.add(at(2), other, None, None), Err(QueueError::Full));
-        list.add(at(2), TitleId::from(0_u128.to_be_bytes()), None, None).unwrap();
+        assert_eq!(list.add(at(2), other, None, None, None), Err(QueueError::Full));
+        list.add(at(2), TitleId::from(0_u128.to_be_bytes()), None, None, None).unwrap();
         assert_eq!(list.entries().len(), MAX_ENTRIES);
     }
 
     #[test]
     fn list_that_names_a_title_twice_is_not_restored() {
-        let entry = Entry { title: title(1), target: None, added: at(1) };
+        let entry = Entry { title: title(1), target: None, added: at(1), delivery: None };
         assert_eq!(PriorityList::restore(1, vec![entry.clone(), entry]), None);
     }
 
@@ -317,7 +343,7 @@ mod tests {
             for op in &ops {
                 let version = list.version();
                 let outcome = match *op {
-                    Op::Add(n, before) => list.add(at(1), title(n), None, before.map(title)),
+                    Op::Add(n, before) => list.add(at(1), title(n), None, before.map(title), None),
                     Op::Move(n, to) => list.move_to(None, &title(n), to, None),
                     Op::Remove(n) => list.remove(None, &title(n)),
                 };

@@ -11,6 +11,7 @@ use swarm_proto::pb::tracker::devices_client::DevicesClient;
 use swarm_proto::pb::tracker::operator_client::OperatorClient;
 use swarm_proto::pb::tracker::plans_client::PlansClient;
 use swarm_proto::pb::tracker::queue_client::QueueClient;
+use swarm_proto::pb::tracker::sites_client::SitesClient;
 use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
@@ -34,6 +35,7 @@ pub(super) struct Tracker {
     pub(super) devices: DevicesClient<InterceptedService<Channel, Bearer>>,
     pub(super) queue: QueueClient<InterceptedService<Channel, Bearer>>,
     pub(super) accounts: AccountsClient<InterceptedService<Channel, Bearer>>,
+    pub(super) sites: SitesClient<InterceptedService<Channel, Bearer>>,
 }
 
 impl Tracker {
@@ -54,6 +56,7 @@ impl Tracker {
             devices: DevicesClient::new(bearer()),
             queue: QueueClient::new(bearer()),
             accounts: AccountsClient::new(bearer()).max_decoding_message_size(MAX_ANSWER_BYTES),
+            sites: SitesClient::new(bearer()).max_decoding_message_size(MAX_ANSWER_BYTES),
         })
     }
 

@@ -5,6 +5,7 @@ use daemon::exit::{Exit, Failure};
 use serde::Serialize;
 use swarm_proto::id::{DeviceId, ItemId, TitleId};
 use swarm_proto::pb::tracker as pb;
+use swarm_proto::pb::tracker::delivery::When;
 use swarm_proto::time::Utc;
 
 use super::Global;
@@ -26,6 +27,15 @@ pub(super) enum QueueCommand {
         /// Put it before this title
         #[arg(long, value_name = "TITLE")]
         before: Option<String>,
+        /// Deliver it in the windows of each box's site
+        #[arg(long, conflicts_with_all = ["not_before", "anytime"])]
+        tonight: bool,
+        /// Deliver it from then on, such as 2026-12-24T18:00:00Z
+        #[arg(long, value_name = "MOMENT", conflicts_with = "anytime")]
+        not_before: Option<Utc>,
+        /// Deliver it at once, whatever its site does
+        #[arg(long)]
+        anytime: bool,
     },
     /// Take a title out
     Rm {
@@ -44,6 +54,7 @@ pub(super) struct Queued {
     pub(super) name: String,
     device: Option<DeviceId>,
     added: String,
+    delivery: String,
 }
 
 pub(super) async fn run(global: &Global, command: QueueCommand) -> anyhow::Result<Exit> {
@@ -53,14 +64,21 @@ pub(super) async fn run(global: &Global, command: QueueCommand) -> anyhow::Resul
             let account = tracker.account(&customer).await?;
             tracker.queue.get_queue(pb::GetQueueRequest { account }).await
         }
-        QueueCommand::Add { customer, title, before } => {
+        QueueCommand::Add { customer, title, before, tonight, not_before, anytime } => {
             let account = tracker.account(&customer).await?;
             let title = tracker.title(&title).await?.title.to_vec();
             let before = match before {
                 Some(before) => tracker.title(&before).await?.title.to_vec(),
                 None => Vec::new(),
             };
-            let request = pb::AddToQueueRequest { account, title, this_device_only: false, before };
+            let when = match (tonight, not_before, anytime) {
+                (true, ..) => Some(When::OffPeak(true)),
+                (_, Some(moment), _) => Some(When::NotBeforeUtcMs(moment.as_millis())),
+                (_, _, true) => Some(When::Anytime(true)),
+                (false, None, false) => None,
+            };
+            let delivery = when.map(|when| pb::Delivery { when: Some(when) });
+            let request = pb::AddToQueueRequest { account, title, this_device_only: false, before, delivery };
             tracker.queue.add_to_queue(request).await
         }
         QueueCommand::Rm { customer, title } => {
@@ -73,9 +91,20 @@ pub(super) async fn run(global: &Global, command: QueueCommand) -> anyhow::Resul
     let entries = entries(state.entries)?;
     let row = |it: &Queued| {
         let device = it.device.map_or_else(|| "every box".to_owned(), |device| device.short());
-        [(it.place + 1).to_string(), it.name.clone(), device, it.added.clone(), it.title.to_string()]
+        let place = (it.place + 1).to_string();
+        [place, it.name.clone(), device, it.delivery.clone(), it.added.clone(), it.title.to_string()]
     };
-    global.print_list(&entries, || table(["PLACE", "NAME", "FOR", "ADDED", "TITLE"], &entries, row))
+    global.print_list(&entries, || table(["PLACE", "NAME", "FOR", "WHEN", "ADDED", "TITLE"], &entries, row))
+}
+
+/// When a title is wanted, for a person.
+fn delivery_in_words(delivery: Option<&pb::Delivery>) -> String {
+    match delivery.and_then(|delivery| delivery.when) {
+        None => "as its site does".to_owned(),
+        Some(When::Anytime(_)) => "anytime".to_owned(),
+        Some(When::OffPeak(_)) => "tonight".to_owned(),
+        Some(When::NotBeforeUtcMs(millis)) => format!("not before {}", Utc::from_millis(millis)),
+    }
 }
 
 /// A queue in an answer.
@@ -88,6 +117,7 @@ pub(super) fn entries(messages: Vec<pb::QueueEntry>) -> Result<Vec<Queued>, Fail
             name: entry.name,
             device: if entry.device.is_empty() { None } else { Some(id(&entry.device)?) },
             added: Utc::from_millis(entry.added_utc_ms).to_string(),
+            delivery: delivery_in_words(entry.delivery.as_ref()),
         })
     };
     messages.into_iter().enumerate().map(entry).collect()

@@ -26,6 +26,7 @@ impl Queue for Service {
             title: convert::id("title", &message.title).map_err(convert::bad)?,
             this_device_only: message.this_device_only,
             before: convert::optional_id("before", &message.before).map_err(convert::bad)?,
+            delivery: convert::delivery(message.delivery).map_err(convert::bad)?,
         };
         self.change(caller, &message.account, change).await
     }

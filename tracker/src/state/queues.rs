@@ -8,16 +8,17 @@ use swarm_proto::time::Now;
 use swarm_proto::tracker::admission;
 use swarm_proto::tracker::queue::{Entry, PriorityList, QueueError};
 use swarm_proto::tracker::registry::RegistryError;
+use swarm_proto::tracker::sites::Delivery;
 
 use super::{Handle, State};
 use crate::auth::Caller;
 use crate::records::Records;
-use crate::refusal;
+use crate::{convert, refusal};
 
 /// A change that somebody wants in a queue.
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
-    Add { title: TitleId, this_device_only: bool, before: Option<TitleId> },
+    Add { title: TitleId, this_device_only: bool, before: Option<TitleId>, delivery: Option<Delivery> },
     Move { title: TitleId, to: usize, if_version: Option<u64> },
     Remove { title: TitleId },
 }
@@ -63,7 +64,8 @@ impl State {
         let mut list = self.queues.get(&account).cloned().unwrap_or_default();
         apply(&mut list, now, caller, change).map_err(refusal::queue)?;
         self.commit(Records::new().queue(&account, &list)).await?;
-        self.queues.insert(account, list);
+        let before = self.queues.insert(account, list).unwrap_or_default();
+        self.reconsider_queue(now, &account, &before);
         let message = self.queue_message(&account);
         for device in self.registry.devices_of(&account) {
             if let Some(session) = self.sessions.get(&device.device) {
@@ -104,6 +106,7 @@ impl State {
             name: listing.entry.name.clone(),
             device: entry.target.map(Into::into).unwrap_or_default(),
             added_utc_ms: entry.added.as_millis(),
+            delivery: entry.delivery.map(convert::delivery_message),
         })
     }
 }
@@ -114,8 +117,8 @@ fn apply(list: &mut PriorityList, now: Now, caller: Caller, change: Change) -> R
         Caller::Operator => None,
     };
     match change {
-        Change::Add { title, this_device_only, before } => {
-            list.add(now.utc, title, editor.filter(|_| this_device_only), before)
+        Change::Add { title, this_device_only, before, delivery } => {
+            list.add(now.utc, title, editor.filter(|_| this_device_only), before, delivery)
         }
         Change::Move { title, to, if_version } => list.move_to(editor.as_ref(), &title, to, if_version),
         Change::Remove { title } => list.remove(editor.as_ref(), &title),

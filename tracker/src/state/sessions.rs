@@ -13,11 +13,12 @@ use swarm_proto::pb::common as pb_common;
 use swarm_proto::pb::tracker as pb;
 use swarm_proto::pb::tracker::report::Report;
 use swarm_proto::ticket::TicketClass;
-use swarm_proto::time::Now;
+use swarm_proto::time::{Mono, Now};
 use swarm_proto::tracker::addresses::Reachable;
 use swarm_proto::tracker::admission;
 use swarm_proto::tracker::planner::{Held, Plan, Waiting, Wish};
 use swarm_proto::tracker::registry::Device;
+use swarm_proto::tracker::sites::Verdict;
 use tonic::Status;
 
 use super::{FLUSH_AFTER, Handle, State};
@@ -43,6 +44,8 @@ pub(super) struct Session {
     pinned: usize,
     /// Tells this run of the device from those before, if it has said.
     pub(super) run: Option<u64>,
+    /// Until when what it received has been counted.
+    pub(super) counted_at: Mono,
 }
 
 /// What the web page tells of a title.
@@ -148,7 +151,14 @@ impl State {
         let reachable = Reachable::new(from, hello.addresses.iter().map(String::as_str));
         tracing::debug!(device = %device.short(), software = hello.software.escape_debug().to_string(), "device is here");
         self.sessions
-            .insert(device, Session { number, mailbox: mailbox.clone(), reachable, pinned: 0, run: hello.run });
+            .insert(device, Session {
+                number,
+                mailbox: mailbox.clone(),
+                reachable,
+                pinned: 0,
+                run: hello.run,
+                counted_at: now.mono,
+            });
         self.note_run(now, device, hello.run);
         self.planner.handle_arrived(now, device);
         self.replace_holdings(now, device, hello.holdings);
@@ -193,6 +203,8 @@ impl State {
             Report::Traffic(traffic) => {
                 self.account_traffic(now, device, &traffic)?;
                 self.planner.handle_alive(now, device);
+                let arrived = traffic.rows.iter().map(|row| row.received_verified_bytes.saturating_add(row.received_wasted_bytes));
+                self.count_in_window(now, &device, arrived.fold(0, u64::saturating_add));
             }
             Report::SharesUsed(used) => {
                 self.planner.handle_alive(now, device);
@@ -208,6 +220,7 @@ impl State {
             return;
         }
         self.sessions.remove(&device);
+        self.gate.handle_departed(device);
         self.planner.handle_departed(now, device);
         self.count_online();
         tracing::debug!(device = %device.short(), "device is gone");
@@ -228,11 +241,20 @@ impl State {
         let n_chunks = listing.n_chunks();
         let missing = convert::missing(n_chunks, missing).map_err(|invalid| refusal::field(&invalid))?;
         let class = if playing { TicketClass::Playing } else { TicketClass::Queued };
+        let ask = self.ask_of(device, item, class).ok_or_else(refusal::no_title)?;
+        let until = match self.gate.ask(now, ask.clone()) {
+            Verdict::Open { until } => until,
+            Verdict::Closed(closed) => {
+                self.planner.handle_withdrawn(device, item);
+                return Ok(self.closed_plan(now, &ask, &closed));
+            }
+        };
         let rank = self.rank_of(&device, &item);
-        let wish = Wish { device, item, n_chunks, missing, class, rank, until: None };
+        let wish = Wish { device, item, n_chunks, missing, class, rank, until };
         self.tell_origin(now, &device);
         let plan = self.planner.plan(now, &wish);
-        self.plan_message(now, &wish, &plan, from).await
+        let message = self.plan_message(now, &wish, &plan, from).await?;
+        Ok(self.with_end(now, &ask, until, message))
     }
 
     /// Where an item stands in the queue of a device's customer; what is in no queue comes after everything in one.
@@ -262,8 +284,12 @@ impl State {
             return;
         }
         let (mailbox, from) = (session.mailbox.clone(), session.reachable.observed());
-        match self.plan_message(crate::clock::now(), wish, &plan, from).await {
-            Ok(message) => mailbox.plan(wish.item, message),
+        let now = crate::clock::now();
+        let Some(ask) = self.ask_of(wish.device, wish.item, wish.class) else { return };
+        // Whoever has to wait has been told so.
+        let Verdict::Open { until } = self.gate.judge(now.utc, &ask) else { return };
+        match self.plan_message(now, wish, &plan, from).await {
+            Ok(message) => mailbox.plan(wish.item, self.with_end(now, &ask, until, message)),
             Err(failure) => tracing::warn!(%failure, "a new plan could not be sent"),
         }
     }
@@ -290,6 +316,7 @@ impl State {
             ticket: Some(admittance.ticket.into()),
             renew_after_ms: u64::try_from(plan.renew_after.as_millis()).unwrap_or(u64::MAX),
             waiting,
+            ..pb::Plan::default()
         })
     }
 

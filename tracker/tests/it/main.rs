@@ -15,4 +15,5 @@ mod pairing;
 mod plans;
 mod queue;
 mod swarm;
+mod windows;
 mod world;

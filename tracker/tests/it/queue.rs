@@ -59,6 +59,7 @@ async fn operator_changes_the_queue_of_anyone_and_a_device_only_its_own() {
         title: vec![2; 16],
         this_device_only: false,
         before: vec![1; 16],
+        delivery: None,
     };
     let state = world.operators_queue().add_to_queue(request).await.unwrap().into_inner();
     assert_eq!(titles(&state), [2, 1]);

@@ -24,6 +24,7 @@ use swarm_proto::pb::tracker::operator_client::OperatorClient;
 use swarm_proto::pb::tracker::pairing_client::PairingClient;
 use swarm_proto::pb::tracker::queue_client::QueueClient;
 use swarm_proto::pb::tracker::report::Report;
+use swarm_proto::pb::tracker::sites_client::SitesClient;
 use swarm_proto::pb::tracker::swarm_client::SwarmClient;
 use swarm_proto::seal::KeyCommitment;
 use swarm_proto::signed::{Signed, SigningKey};
@@ -155,6 +156,14 @@ impl World {
 
     pub(crate) fn operators_queue(&self) -> QueueClient<Intercepted> {
         QueueClient::with_interceptor(self.channel.clone(), self.bearer())
+    }
+
+    pub(crate) fn operators_sites(&self) -> SitesClient<Intercepted> {
+        SitesClient::with_interceptor(self.channel.clone(), self.bearer())
+    }
+
+    pub(crate) fn sites(&self) -> SitesClient<Channel> {
+        SitesClient::new(self.channel.clone())
     }
 
     pub(crate) fn catalog(&self) -> CatalogClient<Channel> {

@@ -182,6 +182,9 @@ impl Transfers {
         if !self.active().any(|active| active == *item) {
             return Standing::Queued;
         }
+        if let Some((opens, why)) = transfer.scheduled() {
+            return Standing::Scheduled { opens, why };
+        }
         let chunk = |r: &Request| r.item == *item && matches!(r.ask, Ask::Chunk(_)) && r.is_alive();
         let fresh = transfer.last_data.is_some() && now.mono.since(transfer.moved_at) < FRESH;
         if self.requests.values().any(chunk) || fresh {
@@ -400,7 +403,7 @@ impl Transfers {
         Some(request)
     }
 
-    fn cancel_all(&mut self, which: impl Fn(&Request) -> bool) {
+    pub(super) fn cancel_all(&mut self, which: impl Fn(&Request) -> bool) {
         let ids: Vec<RequestId> = self.requests.iter().filter(|(_, r)| which(r)).map(|(&id, _)| id).collect();
         for id in ids {
             self.cancel(id);
@@ -441,6 +444,8 @@ impl Transfer {
             plan_due: now.mono,
             plan_names_sources: false,
             waiting: String::new(),
+            closure: None,
+            closed: false,
             kademlia_asked_at: None,
             degraded_since: None,
             degraded_until: now.mono,

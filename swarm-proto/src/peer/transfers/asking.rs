@@ -37,6 +37,7 @@ impl Transfers {
     /// Asks for everything that may be asked now.
     pub(super) fn advance(&mut self, now: Now) {
         self.seen = self.seen.max(now.mono);
+        self.mind_closures(now);
         let active: Vec<ItemId> = self.active().collect();
         for &item in &active {
             self.look_for_sources(now, item);
@@ -52,9 +53,18 @@ impl Transfers {
         }
     }
 
-    /// The items worked on, highest priority first.
+    /// The items worked on, highest priority first. What waits for its time takes nobody's place.
     pub(super) fn active(&self) -> impl Iterator<Item = ItemId> + '_ {
-        self.order.iter().filter(|item| self.items.contains_key(item)).take(self.config.active_items).copied()
+        let mut places = self.config.active_items;
+        let active = self.order.iter().filter(move |item| match self.items.get(item) {
+            Some(transfer) if transfer.closed => true,
+            Some(_) if places > 0 => {
+                places -= 1;
+                true
+            }
+            _ => false,
+        });
+        active.copied()
     }
 
     /// When something may be asked that may not be asked now.
@@ -126,6 +136,9 @@ impl Transfers {
             self.actions.push_back(Action::AskTracker { item, missing, playing: transfer.is_playing(now.mono) });
         }
 
+        if transfer.closed {
+            return;
+        }
         let stalled = now.mono.since(transfer.moved_at) >= self.config.stall_after;
         let planned = transfer.plan_asked_at.is_some() && !transfer.plan_asked;
         let deserted = planned && !(transfer.plan_names_sources && transfer.has_planned_source(now.mono));
@@ -313,12 +326,13 @@ impl Transfers {
         let (Some(role), Some(source)) = (transfer.roles.get(&device), self.sources.get(&device)) else {
             return false;
         };
-        let allowed = match (role.found_by, transfer.degraded_since) {
-            (FoundBy::Plan, None) => now < role.lease_until,
-            (FoundBy::Kademlia | FoundBy::Pinned, None) => false,
-            (FoundBy::Plan | FoundBy::Kademlia, Some(_)) => true,
-            (FoundBy::Pinned, Some(since)) => now >= since + self.config.pinned_after,
-        };
+        let allowed = !transfer.closed
+            && match (role.found_by, transfer.degraded_since) {
+                (FoundBy::Plan, None) => now < role.lease_until,
+                (FoundBy::Kademlia | FoundBy::Pinned, None) => false,
+                (FoundBy::Plan | FoundBy::Kademlia, Some(_)) => true,
+                (FoundBy::Pinned, Some(since)) => now >= since + self.config.pinned_after,
+            };
         allowed && role.shunned_until <= now && source.rests_until <= now
     }
 
@@ -447,11 +461,15 @@ impl Transfers {
         if let Stage::Paused { until, .. } = transfer.stage {
             return vec![until];
         }
-        let mut wakes = vec![transfer.moved_at + self.config.stall_after];
+        let mut wakes: Vec<Mono> = transfer.closure_wakes().collect();
         if self.tracker_up && !transfer.plan_asked {
             let lately = transfer.plan_asked_at.map_or(Mono::ZERO, |at| at + PLAN_EVERY_MIN);
             wakes.push(transfer.plan_due.max(lately));
         }
+        if transfer.closed {
+            return wakes;
+        }
+        wakes.push(transfer.moved_at + self.config.stall_after);
         if let Some(since) = transfer.degraded_since {
             wakes.push(since + self.config.pinned_after);
             wakes.extend(transfer.kademlia_asked_at.map(|at| at + KADEMLIA_EVERY));

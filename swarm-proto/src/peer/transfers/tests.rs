@@ -1,3 +1,5 @@
+mod closing;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -95,7 +97,8 @@ impl Lab {
     }
 
     fn plan(&mut self, n: u8, leases: Vec<Lease>) {
-        let plan = Plan { item: item(n), leases, renew_after: Duration::from_secs(5), waiting: String::new() };
+        let plan =
+            Plan { item: item(n), leases, renew_after: Duration::from_secs(5), waiting: String::new(), closed: None };
         self.tell(|t, now| t.handle_plan(now, plan));
     }
 
@@ -613,8 +616,13 @@ fn a_waiting_item_says_why() {
     let mut lab = Lab::new(Config::default());
     lab.want(&[(1, 8)]);
     let waiting = "no source holds it yet".to_owned();
-    let plan =
-        Plan { item: item(1), leases: Vec::new(), renew_after: Duration::from_secs(5), waiting: waiting.clone() };
+    let plan = Plan {
+        item: item(1),
+        leases: Vec::new(),
+        renew_after: Duration::from_secs(5),
+        waiting: waiting.clone(),
+        closed: None,
+    };
     lab.tell(|t, now| t.handle_plan(now, plan));
     assert_eq!(lab.progress(1).standing, Standing::Waiting(waiting));
     lab.tell(|t, now| t.handle_tracker(now, false));

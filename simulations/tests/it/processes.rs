@@ -1,0 +1,153 @@
+//! A small swarm of real processes for tests: tracker, keyserver, one seed, one box. All of it ends with the test.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Nothing a test waits for takes longer than this.
+const SOON: Duration = Duration::from_secs(120);
+
+/// How often something awaited is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The running swarm.
+pub(crate) struct Swarm {
+    pub(crate) tracker: Program,
+    pub(crate) box_: Program,
+    seed: Program,
+    _keyserver: Program,
+    publisher_key: String,
+    folder: tempfile::TempDir,
+}
+
+/// One of our programs with a data folder, running or not.
+pub(crate) struct Program {
+    role: &'static str,
+    data: PathBuf,
+    url: String,
+    child: Option<Child>,
+}
+
+impl Swarm {
+    /// Starts everything; the box fetches no faster than this.
+    pub(crate) fn start(rate: &str) -> Swarm {
+        let folder = tempfile::tempdir().expect("a folder");
+        let any_port = "server.listen=127.0.0.1:0";
+        let mut tracker = Program::new("tracker", folder.path(), "tracker");
+        let mut keyserver = Program::new("keyserver", folder.path(), "keyserver");
+        let id = text(&tracker.says(&["id"]), "id");
+        keyserver.run(&[any_port, &format!("trusted_trackers=[\"{id}\"]")]);
+        tracker.run(&[any_port, &format!("keyserver_url={}", keyserver.url)]);
+
+        let publisher = Program::new("peer-node", folder.path(), "publisher");
+        let publisher_key = publisher.data.join("signing.key").to_string_lossy().into_owned();
+        let id = text(&publisher.says(&["publisher", "id", "--publisher-key", &publisher_key]), "publisher");
+        for server in [&tracker, &keyserver] {
+            server.says(&["publisher", "add", &id, "--name", "Studio"]);
+        }
+        let device = |name: &'static str, kind: &str, rate: &str| {
+            tracker.says(&["customer", "add", name]);
+            let code = text(&tracker.says(&["device", "invite", name, "--kind", kind]), "code");
+            let mut device = Program::new("peer-node", folder.path(), name);
+            device.says(&["enrol", &code, "--tracker", &tracker.url, "--name", name]);
+            device.run(&[any_port, "net.listen=[\"/ip4/127.0.0.1/tcp/0\"]", &format!("transfers.rate={rate}")]);
+            device
+        };
+        let (seed, box_) = (device("seed", "seed", "unlimited"), device("box", "box", rate));
+        Swarm { tracker, box_, seed, _keyserver: keyserver, publisher_key, folder }
+    }
+
+    /// Publishes so many MiB that nobody can guess.
+    pub(crate) fn publish(&self, name: &str, mib: u64) {
+        let file = self.folder.path().join(format!("{name}.bin"));
+        let mut noise = blake3::Hasher::new_derive_key("reelswarm tests noise").update(name.as_bytes()).finalize_xof();
+        let mut bytes = vec![0; usize::try_from(mib << 20).expect("a small file")];
+        noise.fill(&mut bytes);
+        std::fs::write(&file, bytes).expect("the file is written");
+        let (file, key) = (file.to_string_lossy(), &self.publisher_key);
+        self.seed.says(&["publish", &file, "--title", name, "--offer", "rent:2.99EUR:48h", "--publisher-key", key]);
+    }
+
+    /// What the box says of a title; nothing while it does not know it.
+    pub(crate) fn title(&self, name: &str) -> Value {
+        let status = self.box_.says(&["status"]);
+        let titles = status["titles"].as_array().expect("a status lists titles");
+        titles.iter().find(|title| title["name"] == name).cloned().unwrap_or_default()
+    }
+
+    /// Looks at a title until it is as wished for.
+    pub(crate) fn until(&self, name: &str, what: &str, good: impl Fn(&Value) -> bool) -> Value {
+        let begun = Instant::now();
+        loop {
+            let title = self.title(name);
+            if good(&title) {
+                return title;
+            }
+            assert!(begun.elapsed() < SOON, "waited for {what}: {title:#}");
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+}
+
+impl Program {
+    fn new(role: &'static str, folder: &Path, name: &str) -> Program {
+        Program { role, data: folder.join(name), url: String::new(), child: None }
+    }
+
+    /// Where it keeps its files.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
+        let home = self.data.parent().expect("a data folder lies in a folder");
+        command.args(["as", self.role]).stdin(Stdio::null()).env("HOME", home).env_remove("RUST_LOG");
+        for name in ["XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    fn run(&mut self, settings: &[&str]) {
+        let mut command = self.command();
+        command.args(["run", "--json", "--log-level", "warn", "--data"]).arg(&self.data);
+        command.env("REELSWARM_PARENT", std::process::id().to_string());
+        settings.iter().for_each(|setting| drop(command.args(["--set", setting])));
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("its output is piped")).read_line(&mut line).expect("it prints");
+        let ready: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{} is not ready: {line}", self.role));
+        self.url = text(&ready, "url").trim_end_matches('/').to_owned();
+        self.child = Some(child);
+    }
+
+    /// The last JSON object that a command prints.
+    pub(crate) fn says(&self, args: &[&str]) -> Value {
+        let output = self.command().args(args).arg("--json").arg("--data").arg(&self.data).output();
+        let output = output.expect("the command runs");
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{} {args:?}: {complaint}", self.role);
+        let printed = String::from_utf8_lossy(&output.stdout);
+        let last = printed.lines().filter_map(|line| serde_json::from_str(line).ok()).next_back();
+        last.unwrap_or_else(|| panic!("{} {args:?} printed no JSON: {printed}", self.role))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn text(value: &Value, key: &str) -> String {
+    value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}")).to_owned()
+}
