@@ -76,6 +76,17 @@ impl From<Limit<Utc>> for pb::MomentLimit {
     }
 }
 
+impl From<Limit<u64>> for pb::BytesLimit {
+    fn from(limit: Limit<u64>) -> Self {
+        use pb::bytes_limit::Limit as Form;
+        let limit = match limit {
+            Limit::Of(bytes) => Form::Bytes(bytes),
+            Limit::Unlimited => Form::Unlimited(pb::Unlimited {}),
+        };
+        Self { limit: Some(limit) }
+    }
+}
+
 /// Reads a duration that must be stated.
 pub(crate) fn duration(field: &'static str, message: Option<pb::DurationLimit>) -> Result<Limit<Duration>, Invalid> {
     use pb::duration_limit::Limit as Form;

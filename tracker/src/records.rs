@@ -868,7 +868,12 @@ mod tests {
         let store = Memory::new();
         let list = PriorityList::restore(
             1,
-            vec![queue::Entry { title: TitleId::from([1; 16]), target: Some(device_id(3)), added: Utc::EPOCH }],
+            vec![queue::Entry {
+                title: TitleId::from([1; 16]),
+                target: Some(device_id(3)),
+                added: Utc::EPOCH,
+                delivery: Delivery::OffPeak,
+            }],
         );
         let records = Records::new().queue(&account(1), &list.unwrap()).seen(&device_id(3), Utc::EPOCH);
         records.commit(&store).await.unwrap();
