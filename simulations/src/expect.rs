@@ -69,6 +69,7 @@ const ALL_RESULTS: &[&str] = &[
     "last_over_budget_limit",
     "fluid_limit_seconds",
     "budget_limit_seconds",
+    "servers_only_last_seconds",
 ];
 
 fn unknown(name: &str) -> Failure {

@@ -19,7 +19,11 @@ const READY: &[(&str, &str)] = &[
     ("churn", include_str!("../scenarios/churn.toml")),
     ("origin_dies", include_str!("../scenarios/origin_dies.toml")),
     ("liars", include_str!("../scenarios/liars.toml")),
+    ("turncoats", include_str!("../scenarios/turncoats.toml")),
     ("free_riders", include_str!("../scenarios/free_riders.toml")),
+    ("two_isps", include_str!("../scenarios/two_isps.toml")),
+    ("tracker_restarts", include_str!("../scenarios/tracker_restarts.toml")),
+    ("zipf_week", include_str!("../scenarios/zipf_week.toml")),
 ];
 
 /// More boxes than this do not fit any computer this runs on.
@@ -40,6 +44,8 @@ pub struct Scenario {
     pub seed: u64,
     /// Virtual time after which a run ends, whatever is missing.
     pub until: Duration,
+    /// Who decides who sends.
+    pub plans: Plans,
     /// What is there to be had.
     pub titles: Titles,
     /// Who wants what, and when.
@@ -67,6 +73,17 @@ pub struct Scenario {
     pub machines: Machines,
     /// What must come out: names of results, and bounds such as `<= 1.05`.
     pub expect: BTreeMap<String, String>,
+}
+
+/// `plans`: who decides who sends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Plans {
+    /// The planner that ships.
+    #[default]
+    Planner,
+    /// For comparison: a tracker that names devices at random, as BitTorrent's do.
+    RandomList,
 }
 
 /// `titles`: what is there to be had.
@@ -251,6 +268,7 @@ impl Default for Scenario {
             boxes: 1_000,
             seed: 1,
             until: Duration::from_secs(3_600),
+            plans: Plans::default(),
             titles: Titles::default(),
             wants: Wants::default(),
             seeds: Seeds::default(),

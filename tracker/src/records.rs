@@ -872,7 +872,7 @@ mod tests {
                 title: TitleId::from([1; 16]),
                 target: Some(device_id(3)),
                 added: Utc::EPOCH,
-                delivery: Delivery::OffPeak,
+                delivery: Some(Delivery::OffPeak),
             }],
         );
         let records = Records::new().queue(&account(1), &list.unwrap()).seen(&device_id(3), Utc::EPOCH);

@@ -19,6 +19,7 @@ use swarm_proto::manifest::{Manifest, VerifiedChunk};
 use swarm_proto::pb;
 use swarm_proto::pb::tracker::report::Report;
 use swarm_proto::peer::chunk_set::ChunkSet;
+use swarm_proto::peer::news::News;
 use swarm_proto::peer::rate::Meter;
 use swarm_proto::peer::transfers::{self, Action, Ask, RequestId, Transfers, Verdict};
 use swarm_proto::peer::uploads::{self, Uploads};
@@ -42,6 +43,8 @@ use crate::{clock, config};
 const TICK: Duration = Duration::from_millis(250);
 /// How long stopping waits for what is being verified and written.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// What would be told within this time is told before the end.
+const LAST_NEWS: Duration = Duration::from_secs(60);
 
 /// A player that waits for a chunk.
 pub(super) type Waiter = oneshot::Sender<Result<(), ChunkWait>>;
@@ -98,8 +101,8 @@ pub(super) struct Engine {
     /// Items to be announced in Kademlia, and those that are.
     pub(super) to_announce: VecDeque<ItemId>,
     pub(super) announced: BTreeSet<ItemId>,
-    /// Items whose holding the tracker does not know yet.
-    pub(super) unreported: BTreeSet<ItemId>,
+    /// What the tracker does not know yet.
+    pub(super) news: News,
     pub(super) uplink: Meter,
     pub(super) downlink: Meter,
     pub(super) best_uplink: u64,
@@ -154,7 +157,7 @@ impl Engine {
             waiters: BTreeMap::new(),
             to_announce: items.list().into(),
             announced: BTreeSet::new(),
-            unreported: BTreeSet::new(),
+            news: News::new(),
             uplink: Meter::default(),
             downlink: Meter::default(),
             best_uplink: 0,
@@ -232,8 +235,8 @@ impl Engine {
                 tracing::info!(%item, "item complete");
                 let change = self.memory.forget(&item);
                 self.write_memory(change);
-                self.unreported.insert(item);
-                self.report_holdings();
+                self.holding_changed(now, item);
+                self.report_holdings(now.mono);
                 self.show.touch();
             }
         }
@@ -248,8 +251,8 @@ impl Engine {
                 self.recall(now);
             }
             Command::Adopt { item, done } => {
-                self.unreported.insert(item);
-                self.report_holdings();
+                self.holding_changed(now, item);
+                self.report_holdings(now.mono);
                 self.to_announce.push_front(item);
                 self.announce_some();
                 // Who asked may not wait for it.
@@ -326,7 +329,7 @@ impl Engine {
                 self.transfers.handle_paused(now, item, error.to_string());
             }
             Event::Stored { id, item, chunk, result: Ok(()) } => {
-                self.unreported.insert(item);
+                self.holding_changed(now, item);
                 if self.announced.insert(item) {
                     self.to_announce.push_back(item);
                 }
@@ -360,8 +363,8 @@ impl Engine {
             }
             Event::Sent(sent) => self.on_sent(now, sent),
             Event::Removed { item, result, done } => {
-                self.unreported.insert(item);
-                self.report_holdings();
+                self.holding_changed(now, item);
+                self.report_holdings(now.mono);
                 self.show.touch();
                 let result = result.with_context(|| format!("failed to delete item {item}"));
                 // Who asked may not wait for it.
@@ -382,7 +385,7 @@ impl Engine {
             self.desk.uploads.handle_sent(now.mono, id, bytes);
         }
         if let Some((item, chunk)) = sent.lost {
-            self.unreported.insert(item);
+            self.holding_changed(now, item);
             self.lost(now, item, chunk);
         }
     }
@@ -402,7 +405,7 @@ impl Engine {
         if tokio::time::timeout(STOP_WITHIN, finish).await.is_err() {
             tracing::warn!("chunks under way are given up");
         }
-        self.report_holdings();
+        self.report_holdings(clock::now().mono + LAST_NEWS);
         self.report_traffic();
         self.report_shares(clock::now());
     }

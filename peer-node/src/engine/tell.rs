@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use swarm_proto::bitmap::Holding;
 use swarm_proto::id::{DeviceId, ItemId};
 use swarm_proto::membership::DeviceKind;
 use swarm_proto::pb;
 use swarm_proto::pb::tracker::report::Report;
-use swarm_proto::time::Now;
+use swarm_proto::time::{Mono, Now};
 
 use super::run::{Engine, Event};
 use super::show::Scene;
@@ -40,7 +41,7 @@ impl Engine {
             self.transfers.handle_received(*id, live.exchange.received());
         }
         self.announce_some();
-        self.report_holdings();
+        self.report_holdings(now.mono);
         let sent = self.desk.uploads.sent_bytes();
         if sent > self.uploaded_before {
             self.uplink.add(now.mono, sent - self.uploaded_before);
@@ -81,8 +82,18 @@ impl Engine {
         }
     }
 
-    pub(super) fn report_holdings(&mut self) {
-        for item in std::mem::take(&mut self.unreported) {
+    /// What the disk holds of an item is no longer what it was.
+    pub(super) fn holding_changed(&mut self, now: Now, item: ItemId) {
+        let holding = self.items.holding(&item);
+        let held = holding.as_ref().map_or(0, Holding::len);
+        let n_chunks = holding.map_or(held, |holding| holding.n_chunks());
+        self.news.handle_changed(now.mono, item, held, n_chunks);
+    }
+
+    /// Tells the tracker what is due by then.
+    pub(super) fn report_holdings(&mut self, due: Mono) {
+        let held = |item: &ItemId| self.items.holding(item).map_or(0, |holding| holding.len());
+        while let Some(item) = self.news.poll_item(due, held) {
             let (n_chunks, ranges) = match self.items.holding(&item) {
                 Some(holding) => (holding.n_chunks(), holding.to_ranges()),
                 None => (self.geometry(&item).map_or(1, |geometry| geometry.n_chunks()), Vec::new()),

@@ -50,7 +50,13 @@ impl World {
         let mut tracker_seed = [0; 32];
         tracker_seed[..8].copy_from_slice(&scenario.seed.to_be_bytes());
         let machines = Machines::of(scenario);
-        let tracker = Tracker::new(tracker_seed, machines.planner.clone(), geometry.n_chunks(), geometry.sealed_len());
+        let tracker = Tracker::new(
+            tracker_seed,
+            machines.planner.clone(),
+            scenario.plans,
+            geometry.n_chunks(),
+            geometry.sealed_len(),
+        );
         let delays = schedule::Delays {
             request: micros(scenario.delays.request.get()),
             answer: micros(scenario.delays.answer.get()),

@@ -38,6 +38,11 @@ impl Crowd {
         self.slowest_downlink().max(seeds).max(time_for(from_boxes, self.boxes.iter()))
     }
 
+    /// When the last would be done with servers alone, each sending as much as it can.
+    pub(crate) fn servers_only(&self) -> Duration {
+        self.slowest_downlink().max(time_for(self.bytes(), self.seeds.iter()))
+    }
+
     fn bytes(&self) -> u64 {
         self.wanted.iter().map(|(bytes, _)| bytes).sum()
     }
@@ -104,6 +109,7 @@ mod tests {
     #[test]
     fn thrifty_seeds_leave_the_rest_to_the_boxes() {
         assert_eq!(crowd(10, 100, 10, 1_000).budget(1), Duration::from_secs(90));
+        assert_eq!(crowd(10, 100, 10, 1_000).servers_only(), Duration::from_secs(100));
     }
 
     #[test]

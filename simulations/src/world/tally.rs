@@ -97,7 +97,8 @@ impl World {
         let mut took: Vec<f64> =
             counting.iter().filter_map(|want| Some((want.done_at? - want.at) as f64 / 1e6)).collect();
         took.sort_by(f64::total_cmp);
-        let limits = self.crowd().map(|crowd| (crowd.fluid().as_secs_f64(), crowd.budget(1).as_secs_f64()));
+        let crowd = self.crowd();
+        let limits = crowd.as_ref().map(|crowd| (crowd.fluid().as_secs_f64(), crowd.budget(1).as_secs_f64()));
         let verified = tally.from_boxes + tally.from_seeds;
 
         let mut results = BTreeMap::from([
@@ -134,6 +135,9 @@ impl World {
                 results.insert("last_over_budget_limit", last / budget);
                 results.insert("fluid_limit_seconds", fluid);
                 results.insert("budget_limit_seconds", budget);
+            }
+            if let Some(crowd) = crowd {
+                results.insert("servers_only_last_seconds", crowd.servers_only().as_secs_f64());
             }
         }
         Outcome {

@@ -4,6 +4,9 @@
 
 use std::time::Instant;
 
+use rand::seq::IndexedRandom as _;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng as _;
 use swarm_proto::bitmap::Holding;
 use swarm_proto::id::{DeviceId, ItemId};
 use swarm_proto::membership::DeviceKind;
@@ -11,6 +14,8 @@ use swarm_proto::peer::transfers;
 use swarm_proto::ticket::{MAX_SHARES, SeedShare, Ticket};
 use swarm_proto::time::Now;
 use swarm_proto::tracker::planner::{self, Link, Planner, Profile, Wish};
+
+use crate::scenario::Plans;
 
 /// How long a ticket lasts, as at the tracker.
 const TICKET_LASTS: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);
@@ -23,6 +28,10 @@ const SEED_SLACK_DIVISOR: u64 = 10;
 
 /// Seeds that a device keeps connected, as at the tracker.
 const PINNED_SEEDS: usize = 3;
+
+/// Devices that a tracker without a plan names, and how long before it is asked again: as with BitTorrent.
+const RANDOM_LIST: usize = 40;
+const RANDOM_LIST_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What a device tells.
 #[derive(Debug)]
@@ -70,10 +79,12 @@ pub(crate) struct Tracker {
     tickets: u64,
     starts: u8,
     seed: [u8; 32],
+    plans: Plans,
+    chance: ChaCha8Rng,
 }
 
 impl Tracker {
-    pub(crate) fn new(seed: [u8; 32], config: planner::Config, n_chunks: u32, sealed_len: u64) -> Self {
+    pub(crate) fn new(seed: [u8; 32], config: planner::Config, plans: Plans, n_chunks: u32, sealed_len: u64) -> Self {
         Self {
             planner: Planner::new(seed, config.clone()),
             config,
@@ -87,6 +98,8 @@ impl Tracker {
             tickets: 0,
             starts: 0,
             seed,
+            plans,
+            chance: ChaCha8Rng::from_seed(seed),
         }
     }
 
@@ -131,9 +144,29 @@ impl Tracker {
 
     /// Who sends an item.
     pub(crate) fn plan(&mut self, now: Now, wish: Wish) -> (transfers::Plan, Ticket) {
-        let plan = self.timed(|planner| planner.plan(now, &wish));
+        let plan = match self.plans {
+            Plans::Planner => self.timed(|planner| planner.plan(now, &wish)),
+            Plans::RandomList => self.random_list(now, &wish),
+        };
         self.load.plans += 1;
         self.message(now, &wish, plan)
+    }
+
+    fn random_list(&mut self, now: Now, wish: &Wish) -> planner::Plan {
+        let known = self.profiles.sample(&mut self.chance, RANDOM_LIST);
+        let known = known.filter(|(device, _)| *device != wish.device && self.planner.is_online(device));
+        let lease = |(device, profile): &(DeviceId, Profile)| planner::Lease {
+            source: *device,
+            kind: profile.kind,
+            same_site: false,
+            planned_bytes_per_sec: 0,
+            rate_cap_bytes_per_sec: None,
+            portions: Vec::new(),
+            reason: planner::Reason::Elsewhere,
+        };
+        let leases = known.map(lease).collect();
+        let until = now.utc + 2 * RANDOM_LIST_EVERY;
+        planner::Plan { leases, until, renew_after: RANDOM_LIST_EVERY, waiting: None }
     }
 
     /// A plan as it goes to a device, with its ticket.

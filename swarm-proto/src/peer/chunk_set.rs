@@ -141,13 +141,41 @@ impl ChunkSet {
         self.recount();
     }
 
+    /// Takes out what the other set has too, and puts in what only the other one has.
+    pub fn toggle(&mut self, other: &Self) {
+        for (a, b) in self.words.iter_mut().zip(&other.words) {
+            *a ^= b;
+        }
+        self.recount();
+    }
+
+    /// The chunk with so many others before it.
+    pub fn nth(&self, mut before: u32) -> Option<u32> {
+        for (i, &word) in self.words.iter().enumerate() {
+            let ones = word.count_ones();
+            if before < ones {
+                return bits(i, word).nth(before as usize);
+            }
+            before -= ones;
+        }
+        None
+    }
+
     /// The set as ranges: ascending, not touching each other.
     pub fn ranges(&self) -> Vec<Range<u32>> {
         let mut ranges: Vec<Range<u32>> = Vec::new();
-        for chunk in self.iter() {
-            match ranges.last_mut() {
-                Some(last) if last.end == chunk => last.end += 1,
-                _ => ranges.push(chunk..chunk + 1),
+        for (i, &word) in self.words.iter().enumerate() {
+            let (mut word, mut at) = (word, i as u32 * WORD_BITS);
+            while word != 0 {
+                let gap = word.trailing_zeros();
+                let run = (word >> gap).trailing_ones();
+                let range = at + gap..at + gap + run;
+                match ranges.last_mut() {
+                    Some(last) if last.end == range.start => last.end = range.end,
+                    _ => ranges.push(range),
+                }
+                at += gap + run;
+                word = if gap + run < WORD_BITS { word >> (gap + run) } else { 0 };
             }
         }
         ranges
@@ -230,6 +258,10 @@ mod tests {
             prop_assert_eq!(sa.both(&sb).collect::<BTreeSet<_>>(), &ma & &mb);
             prop_assert_eq!(sa.shared(&sb) as usize, (&ma & &mb).len());
             prop_assert_eq!(sa.meets(&sb), !ma.is_disjoint(&mb));
+            prop_assert_eq!(ma.iter().nth(a.len() / 2).copied(), sa.nth(a.len() as u32 / 2));
+            let mut either = sa.clone();
+            either.toggle(&sb);
+            prop_assert_eq!(either.iter().collect::<BTreeSet<_>>(), &ma ^ &mb);
             let (mut sum, mut left, mut kept) = (sa.clone(), sa.clone(), sa.clone());
             sum.add(&sb);
             left.subtract(&sb);

@@ -45,17 +45,13 @@ impl News {
             return;
         };
         let soonest = now.max(told.at + EVERY_MIN);
-        let at_once = held == n_chunks || held <= told.held;
         let much = held.saturating_sub(told.held) >= n_chunks.div_ceil(MUCH);
-        let due = if at_once || much { soonest } else { soonest.max(told.at + EVERY) };
+        let due = match () {
+            () if held == n_chunks || held <= told.held => now,
+            () if much => soonest,
+            () => soonest.max(told.at + EVERY),
+        };
         told.due = Some(told.due.map_or(due, |earlier| earlier.min(due)));
-    }
-
-    /// The tracker has just heard everything, or will when it is back.
-    pub fn handle_told_all(&mut self) {
-        for told in self.items.values_mut() {
-            told.due = None;
-        }
     }
 
     /// When [`News::poll_item`] has something.
@@ -138,13 +134,5 @@ mod tests {
         assert_eq!(news.poll_timeout(), None);
         news.handle_changed(at(1_100), ITEM, 1, 160);
         assert_eq!(news.poll_item(at(1_100), |_| 1), Some(ITEM));
-    }
-
-    #[test]
-    fn what_a_hello_tells_is_not_told_again() {
-        let mut news = News::new();
-        news.handle_changed(at(0), ITEM, 5, 160);
-        news.handle_told_all();
-        assert_eq!(news.poll_timeout(), None);
     }
 }

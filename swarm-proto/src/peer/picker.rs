@@ -44,8 +44,7 @@ pub struct Picker {
     wanted: ChunkSet,
     in_flight: ChunkSet,
     skipped: ChunkSet,
-    /// Known holders of each chunk.
-    copies: Vec<u16>,
+    copies: Counts,
 }
 
 impl Picker {
@@ -56,7 +55,7 @@ impl Picker {
         let mut wanted = ChunkSet::full(width);
         wanted.subtract(&have);
         wanted.subtract(&skipped);
-        Self { have, wanted, in_flight: ChunkSet::empty(width), skipped, copies: vec![0; width as usize] }
+        Self { have, wanted, in_flight: ChunkSet::empty(width), skipped, copies: Counts::default() }
     }
 
     /// Where a chunk is.
@@ -101,18 +100,12 @@ impl Picker {
 
     /// A source holds these chunks.
     pub fn count_in(&mut self, holding: &ChunkSet) {
-        for chunk in holding.iter() {
-            let n = &mut self.copies[chunk as usize];
-            *n = n.saturating_add(1);
-        }
+        self.copies.add(holding);
     }
 
     /// A source no longer holds these chunks, or is gone.
     pub fn count_out(&mut self, holding: &ChunkSet) {
-        for chunk in holding.iter() {
-            let n = &mut self.copies[chunk as usize];
-            *n = n.saturating_sub(1);
-        }
+        self.copies.subtract(holding);
     }
 
     /// The first wanted chunk of `window` that the source holds: for a viewer, by position.
@@ -122,15 +115,19 @@ impl Picker {
 
     /// The chunk to ask of a source next; `None` when it has nothing that may be taken from it.
     pub fn pick(&self, offer: &Offer<'_>, rng: &mut ChaCha8Rng) -> Option<u32> {
-        if let Some(portions) = offer.portions
-            && let Some(chunk) = self.rarest(offer.holding, |chunk| portions.contains(chunk), rng)
-        {
-            return Some(chunk);
+        let mut held = self.wanted.clone();
+        held.keep(offer.holding);
+        if let Some(portions) = offer.portions {
+            let mut planned = held.clone();
+            planned.keep(portions);
+            if !planned.is_empty() {
+                return self.rarest(planned, rng);
+            }
         }
-        match offer.left_to_others {
-            Some(others) => self.rarest(offer.holding, |chunk| !others.contains(chunk), rng),
-            None => self.rarest(offer.holding, |_| true, rng),
+        if let Some(others) = offer.left_to_others {
+            held.subtract(others);
         }
+        self.rarest(held, rng)
     }
 
     /// Asked for. Only a wanted chunk can be.
@@ -162,23 +159,65 @@ impl Picker {
     }
 
     /// The fewest known copies first; among equals every one with the same chance.
-    fn rarest(&self, holding: &ChunkSet, admits: impl Fn(u32) -> bool, rng: &mut ChaCha8Rng) -> Option<u32> {
-        let (mut best, mut copies, mut ties) = (None, u16::MAX, 0u32);
-        for chunk in self.wanted.both(holding) {
-            let n = self.copies[chunk as usize];
-            if n > copies || !admits(chunk) {
-                continue;
+    fn rarest(&self, among: ChunkSet, rng: &mut ChaCha8Rng) -> Option<u32> {
+        let rarest = self.copies.fewest(among);
+        let ties = rarest.len();
+        if ties == 0 { None } else { rarest.nth(rng.random_range(0..ties)) }
+    }
+}
+
+/// Known holders of each chunk, one set of chunks for each binary digit of the number: so that adding a holding and
+/// finding the rarest chunks take a few operations for every 64 chunks.
+#[derive(Debug, Clone, Default)]
+struct Counts {
+    /// The lowest digit first; as many as the highest count has needed.
+    digits: Vec<ChunkSet>,
+}
+
+impl Counts {
+    fn add(&mut self, holding: &ChunkSet) {
+        let mut carry = holding.clone();
+        for digit in &mut self.digits {
+            if carry.is_empty() {
+                return;
             }
-            if n < copies || best.is_none() {
-                (best, copies, ties) = (Some(chunk), n, 1);
-                continue;
+            let mut both = digit.clone();
+            both.keep(&carry);
+            digit.toggle(&carry);
+            carry = both;
+        }
+        if !carry.is_empty() {
+            self.digits.push(carry);
+        }
+    }
+
+    /// Nothing falls below zero.
+    fn subtract(&mut self, holding: &ChunkSet) {
+        let mut counted = ChunkSet::empty(holding.width());
+        self.digits.iter().for_each(|digit| counted.add(digit));
+        let mut borrow = holding.clone();
+        borrow.keep(&counted);
+        for digit in &mut self.digits {
+            if borrow.is_empty() {
+                return;
             }
-            ties += 1;
-            if rng.random_range(0..ties) == 0 {
-                best = Some(chunk);
+            let mut lacking = borrow.clone();
+            lacking.subtract(digit);
+            digit.toggle(&borrow);
+            borrow = lacking;
+        }
+    }
+
+    /// Those of these chunks that have the fewest holders.
+    fn fewest(&self, mut among: ChunkSet) -> ChunkSet {
+        for digit in self.digits.iter().rev() {
+            let mut without = among.clone();
+            without.subtract(digit);
+            if !without.is_empty() {
+                among = without;
             }
         }
-        best
+        among
     }
 }
 
@@ -244,6 +283,7 @@ mod tests {
         Store(u32),
         Lose(u32),
         CountIn(BTreeSet<u32>),
+        CountOut(BTreeSet<u32>),
     }
 
     fn chunks() -> impl Strategy<Value = BTreeSet<u32>> {
@@ -257,7 +297,8 @@ mod tests {
             2 => (0..WIDTH).prop_map(Step::Release),
             3 => (0..WIDTH).prop_map(Step::Store),
             1 => (0..WIDTH).prop_map(Step::Lose),
-            1 => chunks().prop_map(Step::CountIn),
+            2 => chunks().prop_map(Step::CountIn),
+            1 => chunks().prop_map(Step::CountOut),
         ]
     }
 
@@ -312,6 +353,10 @@ mod tests {
                     Step::CountIn(holding) => {
                         picker.count_in(&set(&holding));
                         for c in holding { copies[c as usize] += 1; }
+                    }
+                    Step::CountOut(holding) => {
+                        picker.count_out(&set(&holding));
+                        for c in holding { copies[c as usize] = copies[c as usize].saturating_sub(1); }
                     }
                 }
                 for c in 0..WIDTH {

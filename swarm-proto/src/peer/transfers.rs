@@ -748,7 +748,7 @@ impl Transfers {
     /// When to call [`Transfers::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Mono> {
         let requests = self.requests.values().filter(|r| r.stage == RequestStage::Open).map(|r| r.deadline);
-        requests.chain(self.wakes()).min()
+        requests.chain(self.next_wake()).min()
     }
 
     /// What to do next; drain to `None` after every `handle_*`.

@@ -47,9 +47,11 @@ impl Transfers {
             self.ask_for_viewer(now, item);
         }
         let mut kept = BTreeSet::new();
-        for &item in &active {
+        for (at, &item) in active.iter().enumerate() {
             self.ask_chunks(now, item, &kept);
-            self.keep_for(item, &mut kept);
+            if at + 1 < active.len() {
+                self.keep_for(item, &mut kept);
+            }
         }
     }
 
@@ -68,10 +70,13 @@ impl Transfers {
     }
 
     /// When something may be asked that may not be asked now.
-    pub(super) fn wakes(&self) -> impl Iterator<Item = Mono> + '_ {
-        let cap = self.cap.iter().filter(|_| !self.items.is_empty()).map(Cap::ready_at);
-        let items = self.active().filter_map(|item| self.items.get(&item)).flat_map(|t| self.item_wakes(t));
-        cap.chain(items).filter(|&at| at > self.seen)
+    pub(super) fn next_wake(&self) -> Option<Mono> {
+        let mut next = Next { seen: self.seen, at: None };
+        next.take(self.cap.iter().filter(|_| !self.items.is_empty()).map(Cap::ready_at));
+        for transfer in self.active().filter_map(|item| self.items.get(&item)) {
+            self.item_wakes(transfer, &mut next);
+        }
+        next.at
     }
 
     /// The device may be asked for this item from now on.
@@ -168,11 +173,19 @@ impl Transfers {
         if matches!(transfer.stage, Stage::Manifest) {
             asks.extend(self.manifest_source(now, item, transfer).map(|device| (device, Ask::Manifest)));
         }
-        let missing = transfer.stage.picker().map(Picker::missing);
-        for (&device, role) in &transfer.roles {
-            if !role.holding_open
-                && role.holding_due(now.mono, missing.as_ref(), self.config.holding_refresh)
-                && self.is_usable(now.mono, transfer, device)
+        let soonest = USELESS_REFRESH.min(self.config.holding_refresh);
+        let old = |role: &&Role| {
+            !role.holding_open
+                && role.holding_asked_at.is_none_or(|at| at + soonest <= now.mono)
+                && self.is_allowed(now.mono, transfer, role)
+        };
+        let missing = match transfer.roles.values().any(|role| old(&role)) {
+            true => transfer.stage.picker().map(Picker::missing),
+            false => None,
+        };
+        for (&device, role) in transfer.roles.iter().filter(|(_, role)| old(role)) {
+            if role.holding_due(now.mono, missing.as_ref(), self.config.holding_refresh)
+                && self.is_usable_as(now.mono, transfer, device, role)
             {
                 asks.push((device, Ask::Holding));
             }
@@ -222,6 +235,12 @@ impl Transfers {
     /// Asks one chunk of each source in turn until no slot, no budget or no chunk is left.
     fn ask_chunks(&mut self, now: Now, item: ItemId, kept: &BTreeSet<DeviceId>) {
         let Some(transfer) = self.items.get(&item) else { return };
+        let allowed = |(_, role): &(&DeviceId, &Role)| self.is_allowed(now.mono, transfer, role);
+        let mut roles = transfer.roles.iter().filter(allowed);
+        let somebody = |(device, _): (&DeviceId, &Role)| self.may_ask_chunk(now.mono, item, *device);
+        if !self.has_budget(now.mono) || transfer.stage.picker().is_none() || !roles.any(somebody) {
+            return;
+        }
         let mut devices = self.ranked(now.mono, transfer);
         devices.retain(|device| !kept.contains(device));
         while !devices.is_empty() {
@@ -323,17 +342,25 @@ impl Transfers {
 
     /// Whether the device may be asked anything about this item now.
     fn is_usable(&self, now: Mono, transfer: &Transfer, device: DeviceId) -> bool {
-        let (Some(role), Some(source)) = (transfer.roles.get(&device), self.sources.get(&device)) else {
-            return false;
-        };
-        let allowed = !transfer.closed
+        transfer.roles.get(&device).is_some_and(|role| self.is_usable_as(now, transfer, device, role))
+    }
+
+    /// The same, for whoever has its role at hand: most roles are those of plans long over.
+    fn is_usable_as(&self, now: Mono, transfer: &Transfer, device: DeviceId, role: &Role) -> bool {
+        self.is_allowed(now, transfer, role)
+            && role.shunned_until <= now
+            && self.sources.get(&device).is_some_and(|source| source.rests_until <= now)
+    }
+
+    /// Whether plan, Kademlia or need let it be asked, however it behaves.
+    fn is_allowed(&self, now: Mono, transfer: &Transfer, role: &Role) -> bool {
+        !transfer.closed
             && match (role.found_by, transfer.degraded_since) {
                 (FoundBy::Plan, None) => now < role.lease_until,
                 (FoundBy::Kademlia | FoundBy::Pinned, None) => false,
                 (FoundBy::Plan | FoundBy::Kademlia, Some(_)) => true,
                 (FoundBy::Pinned, Some(since)) => now >= since + self.config.pinned_after,
-            };
-        allowed && role.shunned_until <= now && source.rests_until <= now
+            }
     }
 
     /// Those who may be asked, best first: well-behaved before struck, boxes before seeds, fast before slow.
@@ -341,7 +368,7 @@ impl Transfers {
         let mut devices: Vec<_> = transfer
             .roles
             .iter()
-            .filter(|(device, _)| self.is_usable(now, transfer, **device))
+            .filter(|(device, role)| self.is_usable_as(now, transfer, **device, role))
             .map(|(&device, role)| {
                 let rate = self.sources.get(&device).and_then(|s| s.rate_bytes_per_sec);
                 (role.strikes >= STRIKES_TO_DEMOTE, self.is_seed(&device), Reverse(rate), device)
@@ -357,10 +384,16 @@ impl Transfers {
         let (Some(role), Some(source)) = (transfer.roles.get(&device), self.sources.get(&device)) else {
             return false;
         };
-        self.outstanding_bytes + CHUNK_BYTES <= self.config.outstanding_bytes
+        self.has_budget(now)
             && source.open < self.slots(source, role)
-            && self.cap.iter().chain(&role.cap).all(|cap| cap.ready_at() <= now)
+            && role.cap.as_ref().is_none_or(|cap| cap.ready_at() <= now)
             && self.is_usable(now, transfer, device)
+    }
+
+    /// Whether one more chunk may be asked of anybody.
+    fn has_budget(&self, now: Mono) -> bool {
+        self.outstanding_bytes + CHUNK_BYTES <= self.config.outstanding_bytes
+            && self.cap.as_ref().is_none_or(|cap| cap.ready_at() <= now)
     }
 
     fn slots(&self, source: &Source, role: &Role) -> u32 {
@@ -457,32 +490,44 @@ impl Transfers {
         self.actions.push_back(Action::Request { id, device, item, ask });
     }
 
-    fn item_wakes(&self, transfer: &Transfer) -> Vec<Mono> {
+    fn item_wakes(&self, transfer: &Transfer, next: &mut Next) {
         if let Stage::Paused { until, .. } = transfer.stage {
-            return vec![until];
+            return next.take([until]);
         }
-        let mut wakes: Vec<Mono> = transfer.closure_wakes().collect();
+        next.take(transfer.closure_wakes());
         if self.tracker_up && !transfer.plan_asked {
             let lately = transfer.plan_asked_at.map_or(Mono::ZERO, |at| at + PLAN_EVERY_MIN);
-            wakes.push(transfer.plan_due.max(lately));
+            next.take([transfer.plan_due.max(lately)]);
         }
         if transfer.closed {
-            return wakes;
+            return;
         }
-        wakes.push(transfer.moved_at + self.config.stall_after);
+        next.take([transfer.moved_at + self.config.stall_after]);
         if let Some(since) = transfer.degraded_since {
-            wakes.push(since + self.config.pinned_after);
-            wakes.extend(transfer.kademlia_asked_at.map(|at| at + KADEMLIA_EVERY));
+            next.take([since + self.config.pinned_after]);
+            next.take(transfer.kademlia_asked_at.map(|at| at + KADEMLIA_EVERY));
         }
         if !transfer.roles.is_empty() {
-            wakes.push(self.seen + TICK);
+            next.take([self.seen + TICK]);
         }
-        for (device, role) in &transfer.roles {
-            wakes.push(role.shunned_until);
-            wakes.extend(role.cap.as_ref().map(Cap::ready_at));
-            wakes.extend(self.sources.get(device).map(|source| source.rests_until));
+        for (device, role) in transfer.roles.iter().filter(|(_, role)| self.is_allowed(self.seen, transfer, role)) {
+            next.take([role.shunned_until]);
+            next.take(role.cap.as_ref().map(Cap::ready_at));
+            next.take(self.sources.get(device).map(|source| source.rests_until));
         }
-        wakes
+    }
+}
+
+/// The first moment after the last event.
+struct Next {
+    seen: Mono,
+    at: Option<Mono>,
+}
+
+impl Next {
+    fn take(&mut self, moments: impl IntoIterator<Item = Mono>) {
+        let later = moments.into_iter().filter(|at| *at > self.seen);
+        self.at = self.at.into_iter().chain(later).min();
     }
 }
 
