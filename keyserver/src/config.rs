@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use swarm_proto::catalog::{Currency, Money};
 use swarm_proto::id::{PublisherId, ServerId};
 use swarm_proto::keyserver::ledger;
-use swarm_proto::keyserver::passes::{Holds, MAX_CREDITS};
 use swarm_proto::keyserver::orders::MAX_REPLACEMENTS;
+use swarm_proto::keyserver::passes::{Holds, MAX_CREDITS};
 
 /// The port a keyserver listens on unless it is told otherwise.
 const PORT: u16 = 7002;

@@ -8,8 +8,8 @@ use swarm_proto::invalid::Invalid;
 use swarm_proto::keyserver::grants::GrantRefusal;
 use swarm_proto::keyserver::players::PlayersRefusal;
 use swarm_proto::keyserver::refusals::{
-    AdmitRefusal, BillRefusal, DepositRefusal, Full, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, PlayRefusal, RefundRefusal,
-    ReplaceRefusal, TillRefusal, VoidRefusal, WithdrawRefusal,
+    AdmitRefusal, BillRefusal, DepositRefusal, Full, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, PlayRefusal,
+    RefundRefusal, ReplaceRefusal, TillRefusal, VoidRefusal, WithdrawRefusal,
 };
 use tonic::{Code, Status};
 

@@ -31,8 +31,8 @@ use crate::books::Books;
 use crate::caller::{Caller, Doorkeeper};
 use crate::checkout::Checkout;
 use crate::clock;
-use crate::gateway::Gateways;
 use crate::config::Config;
+use crate::gateway::Gateways;
 use crate::vault::Keys;
 
 /// Largest deposit: an entry of 64 KiB, its signature, a wrapped key.

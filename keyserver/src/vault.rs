@@ -259,7 +259,7 @@ impl Vault {
     /// A vault under a master key of this byte.
     #[cfg(test)]
     pub(crate) fn of_tests(byte: u8) -> Vault {
-        Vault::new(&[byte; 32])
+        Vault::new(&[byte; 32], &Vault::first_pass_key(&[byte; 32]))
     }
 
     /// The name under which a pass is known.

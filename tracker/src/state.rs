@@ -220,8 +220,7 @@ struct Unwritten {
 impl Unwritten {
     fn len(&self) -> i64 {
         let sets = self.holdings.len() + self.seen.len() + self.grants.len() + self.hours.len();
-        i64::try_from(sets + self.slots.len() + self.sites.len()).unwrap_or(i64::MAX)
-            + i64::from(self.traffic)
+        i64::try_from(sets + self.slots.len() + self.sites.len()).unwrap_or(i64::MAX) + i64::from(self.traffic)
     }
 
     fn is_due_by(&mut self, at: Mono) {

@@ -1,8 +1,8 @@
 //! The keyserver as others meet it: a real process, real sockets, a real disk.
 
 mod audit;
-mod crash_points;
 mod checkout;
+mod crash_points;
 mod crashes;
 mod history;
 mod honesty;

@@ -150,15 +150,10 @@ impl State {
         let number = again.unwrap_or(self.last_session);
         let reachable = Reachable::new(from, hello.addresses.iter().map(String::as_str));
         tracing::debug!(device = %device.short(), software = hello.software.escape_debug().to_string(), "device is here");
-        self.sessions
-            .insert(device, Session {
-                number,
-                mailbox: mailbox.clone(),
-                reachable,
-                pinned: 0,
-                run: hello.run,
-                counted_at: now.mono,
-            });
+        self.sessions.insert(
+            device,
+            Session { number, mailbox: mailbox.clone(), reachable, pinned: 0, run: hello.run, counted_at: now.mono },
+        );
         self.note_run(now, device, hello.run);
         self.planner.handle_arrived(now, device);
         self.replace_holdings(now, device, hello.holdings);
@@ -203,7 +198,10 @@ impl State {
             Report::Traffic(traffic) => {
                 self.account_traffic(now, device, &traffic)?;
                 self.planner.handle_alive(now, device);
-                let arrived = traffic.rows.iter().map(|row| row.received_verified_bytes.saturating_add(row.received_wasted_bytes));
+                let arrived = traffic
+                    .rows
+                    .iter()
+                    .map(|row| row.received_verified_bytes.saturating_add(row.received_wasted_bytes));
                 self.count_in_window(now, &device, arrived.fold(0, u64::saturating_add));
             }
             Report::SharesUsed(used) => {
