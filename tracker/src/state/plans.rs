@@ -1,17 +1,24 @@
 //! Questions about plans: when a title would be there, and why who sends what.
 
+use std::time::Duration;
+
 use daemon::exit::Failure;
 use swarm_proto::geometry::CHUNK_BYTES;
 use swarm_proto::id::{DeviceId, ItemId, TitleId};
 use swarm_proto::pb::common as pb_common;
 use swarm_proto::pb::tracker as pb;
-use swarm_proto::time::Now;
+use swarm_proto::ticket::TicketClass;
+use swarm_proto::time::{Now, Utc};
 use swarm_proto::tracker::admission;
 use swarm_proto::tracker::planner::{Estimate, Lease};
 use swarm_proto::tracker::registry::RegistryError;
+use swarm_proto::tracker::sites::{Ask, Closed, Verdict};
 
 use super::{Handle, State};
 use crate::refusal;
+
+/// Ends of windows that one estimate looks beyond: a month of nights.
+const MAX_WINDOWS: usize = 64;
 
 impl Handle {
     /// When a title would be complete on a device.
@@ -46,12 +53,35 @@ impl State {
             bytes_before,
             not_before: String::new(),
         };
-        Ok(match self.planner.estimate(now.mono, device, &listing.entry.item, missing, bytes_before) {
-            Estimate::Ready { after, bytes_per_sec } => {
-                pb::EstimateResponse { ready_utc_ms: Some((now.utc + after).as_millis()), bytes_per_sec, ..answer }
+        let ask = self.ask_of(*device, listing.entry.item, TicketClass::Queued).ok_or_else(refusal::no_title)?;
+        let (after, bytes_per_sec) =
+            match self.planner.estimate(now.mono, device, &listing.entry.item, missing, bytes_before) {
+                Estimate::Ready { after, bytes_per_sec } => (after, bytes_per_sec),
+                Estimate::NotBefore(why) => return Ok(pb::EstimateResponse { not_before: why.to_string(), ..answer }),
+            };
+        Ok(match self.over_windows(now.utc, &ask, after) {
+            Ok(ready) => pb::EstimateResponse { ready_utc_ms: Some(ready.as_millis()), bytes_per_sec, ..answer },
+            Err(closed) => {
+                pb::EstimateResponse { not_before: self.site_in_words(now.utc, &ask.site, &closed), ..answer }
             }
-            Estimate::NotBefore(why) => pb::EstimateResponse { not_before: why.to_string(), ..answer },
         })
+    }
+
+    /// When so much time of sending will have passed: only while the site's windows and the customer's wish let it.
+    fn over_windows(&self, from: Utc, ask: &Ask, sending: Duration) -> Result<Utc, Closed> {
+        let (mut at, mut left) = (from, sending);
+        for _ in 0..MAX_WINDOWS {
+            match self.gate.judge(at, ask) {
+                Verdict::Open { until: Some(until) } if at + left > until && until > at => {
+                    left = left.saturating_sub(until.since(at));
+                    at = until;
+                }
+                Verdict::Open { .. } => return Ok(at + left),
+                Verdict::Closed(Closed { opens: Some(opens), .. }) if opens > at => at = opens,
+                Verdict::Closed(closed) => return Err(closed),
+            }
+        }
+        Ok(at + left)
     }
 
     fn missing_chunks(&self, device: &DeviceId, item: &ItemId, n_chunks: u32) -> u32 {

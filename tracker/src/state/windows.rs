@@ -195,7 +195,7 @@ impl State {
         (waiting * 1_000 / STARTS_PER_SEC).clamp(*SPREAD.start(), *SPREAD.end())
     }
 
-    fn site_in_words(&self, now: Utc, site: &SiteId, closed: &Closed) -> String {
+    pub(super) fn site_in_words(&self, now: Utc, site: &SiteId, closed: &Closed) -> String {
         match self.gate.site(site) {
             Some(site) => site.in_words(now, closed),
             None => Site::new(site.clone()).in_words(now, closed),
