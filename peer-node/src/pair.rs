@@ -98,7 +98,7 @@ impl Waiting<'_> {
             match self.in_time(answer) {
                 Ok(pb::PollPairingResponse { enrolled: Some(enrolled) }) => return Ok(Some(enrolled)),
                 Ok(pb::PollPairingResponse { enrolled: None }) => missed = 0,
-                Err(failure) if failure.code == "E-PAIR-02" => return Ok(None),
+                Err(failure) if failure.exit == Exit::NotFound => return Ok(None),
                 Err(failure) if failure.retryable() && missed < MISSED_MAX => missed += 1,
                 Err(failure) => bail!(failure),
             }

@@ -101,7 +101,7 @@ impl Mailbox {
             loop {
                 let next = mailbox.unread().next();
                 match next {
-                    Next::Notice(kind) => return Some((Ok(Notice { notice: Some(kind) }), mailbox)),
+                    Next::Notice(kind) => return Some((Ok(Notice { notice: Some(*kind) }), mailbox)),
                     Next::Closed(why) => return Some((Err(why), mailbox)),
                     Next::Over => return None,
                     // A change since then has left a permit, so it is not missed.
@@ -129,7 +129,7 @@ impl Mailbox {
 
 /// What comes next on the stream.
 enum Next {
-    Notice(Kind),
+    Notice(Box<Kind>),
     Closed(Status),
     Over,
     Nothing,
@@ -157,7 +157,7 @@ impl Unread {
             .or_else(|| self.plans.pop_first().map(|(_, plan)| Kind::Plan(plan)))
             .or_else(|| self.catalog_version.take().map(Kind::CatalogVersion));
         match (kind, &self.closed) {
-            (Some(kind), _) => Next::Notice(kind),
+            (Some(kind), _) => Next::Notice(Box::new(kind)),
             (None, Some(why)) => {
                 self.over = true;
                 Next::Closed(why.clone())

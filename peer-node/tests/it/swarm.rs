@@ -189,14 +189,15 @@ impl Swarm {
     }
 
     fn ticket(&self, device: DeviceId, item: ItemId) -> Signed<Ticket> {
+        let expires = clock::utc() + Duration::from_secs(3_600);
         let ticket = Ticket {
             device,
             item,
             class: TicketClass::Queued,
-            expires: clock::utc() + Duration::from_secs(3_600),
+            expires,
             serial: 1,
             shares: self.seeds.iter().map(|&seed| SeedShare { seed, bytes: 1 << 40, run: None }).collect(),
-            shares_until: clock::utc() + Duration::from_secs(3_600),
+            shares_until: expires,
             party: 1,
         };
         Signed::sign(&self.tracker, &ticket).expect("a valid ticket")

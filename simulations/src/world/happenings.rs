@@ -535,6 +535,7 @@ impl World {
                 let rank = place.map_or(u32::MAX, |place| place as u32);
                 let wish = Wish { device: id, item, n_chunks, missing, class, rank, until: None };
                 let (plan, ticket) = self.tracker.plan(now, wish);
+                let ticket = Box::new(ticket);
                 self.trace.note(self.schedule.now(), "gets plan", from, from, plan.leases.len() as u64);
                 self.schedule.control(Control::Down { to: from, notice: Notice::Plan { title, plan, ticket } });
             }
@@ -568,7 +569,7 @@ impl World {
                 device.transfers.handle_pinned(now, pinned);
             }
             Notice::Plan { title, plan, ticket } => {
-                device.tickets.insert(title, ticket);
+                device.tickets.insert(title, *ticket);
                 device.transfers.handle_plan(now, plan);
             }
             Notice::NoPlan { title } => device.transfers.handle_no_plan(now, self.titles[title as usize].item),
@@ -597,6 +598,7 @@ impl World {
                     let (to, title) = (number_of(&wish.device), title_of(&wish.item));
                     self.trace.note(self.schedule.now(), "gets push", to, to, plan.leases.len() as u64);
                     let (plan, ticket) = self.tracker.message(now, &wish, plan);
+                    let ticket = Box::new(ticket);
                     self.schedule.control(Control::Down { to, notice: Notice::Plan { title, plan, ticket } });
                 }
                 planner::Action::Silent(device) => {

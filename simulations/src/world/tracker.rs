@@ -48,7 +48,7 @@ pub(crate) enum Report {
 #[derive(Debug)]
 pub(crate) enum Notice {
     Welcome { pinned: Vec<DeviceId> },
-    Plan { title: u32, plan: transfers::Plan, ticket: Ticket },
+    Plan { title: u32, plan: transfers::Plan, ticket: Box<Ticket> },
     NoPlan { title: u32 },
     Down,
 }

@@ -117,7 +117,9 @@ impl Program {
         let mut command = self.command();
         command.args(["run", "--json", "--log-level", "warn", "--data"]).arg(&self.data);
         command.env("REELSWARM_PARENT", std::process::id().to_string());
-        settings.iter().for_each(|setting| drop(command.args(["--set", setting])));
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
         let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("its output is piped")).read_line(&mut line).expect("it prints");

@@ -386,11 +386,11 @@ mod tests {
 
     #[test]
     fn a_revoked_device_is_refused_whatever_its_ticket_says() {
-        let mut uploads = self::uploads(Config::default());
-        served(ask(&mut uploads, 0, 1, 0));
-        uploads.handle_revoked(device(1));
-        assert_eq!(ask(&mut uploads, 1, 1, 1), Admission::Refused(Refusal::Banned));
-        served(ask(&mut uploads, 1, 2, 0));
+        let mut serving = uploads(Config::default());
+        served(ask(&mut serving, 0, 1, 0));
+        serving.handle_revoked(device(1));
+        assert_eq!(ask(&mut serving, 1, 1, 1), Admission::Refused(Refusal::Banned));
+        served(ask(&mut serving, 1, 2, 0));
     }
 
     #[test]

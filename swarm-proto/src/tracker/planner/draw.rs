@@ -216,6 +216,8 @@ impl Planner {
             // Nobody takes more than half of what others would need for their share.
             false => share.max(left / 2),
         };
+        // Among the rich may have been this wish itself.
+        let mine = self.wishes[draw.wish as usize].rate_bytes_per_sec;
         let site = self.crowd.site(draw.site);
         fair.min(inbound.saturating_sub(site.planned_bytes_per_sec - mine))
     }
