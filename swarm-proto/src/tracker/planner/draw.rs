@@ -383,7 +383,8 @@ impl Planner {
             });
             let Some(best) = best.filter(|slot| overlap(*slot) > 0) else { return };
             from.retain(|slot| *slot != best);
-            let rate = self.config.lease_bytes_per_sec.min(draw.want_bytes_per_sec).min(self.cap_of(draw));
+            let rate = self.config.lease_bytes_per_sec.min(draw.want_bytes_per_sec);
+            let rate = rate.min(self.cap_of(draw)).min(self.link_left(draw));
             if rate == 0 {
                 return;
             }
@@ -526,15 +527,12 @@ impl Planner {
                 Some(lease) => lease,
                 None if !self.suits(draw, source) => continue,
                 None => {
-                    let downlink = self.crowd.device(draw.slot).link.downlink_bytes_per_sec.unwrap_or(u64::MAX);
-                    let incoming = self.crowd.device(draw.slot).incoming_bytes_per_sec;
-                    let link = downlink.saturating_sub(incoming).max(self.config.least_bytes_per_sec);
                     let wanted = match reason {
                         // Nobody else sends anything: as fast as it goes.
                         Reason::NoBoxes => self.config.unknown_seed_bytes_per_sec.max(draw.want_bytes_per_sec),
                         _ => self.lacks(draw, draw.want_bytes_per_sec).max(self.config.lease_bytes_per_sec),
                     };
-                    let wanted = wanted.min(link).min(self.cap_of(draw));
+                    let wanted = wanted.min(self.link_left(draw)).min(self.cap_of(draw));
                     let free = self.crowd.device(source).free_bytes_per_sec();
                     if self.has_room(source) && free > 0 && wanted > 0 {
                         self.grant(draw.wish, source, free.min(wanted), reason)
@@ -808,6 +806,13 @@ impl Planner {
     fn lacks(&self, draw: &Draw, until: u64) -> u64 {
         let lacking = until.saturating_sub(self.wishes[draw.wish as usize].rate_bytes_per_sec);
         if lacking <= until / NEARLY_DIVISOR / 4 { 0 } else { lacking }
+    }
+
+    /// What the asker's link still takes. Never nothing: a chunk that only one source has is worth a little of it.
+    fn link_left(&self, draw: &Draw) -> u64 {
+        let asker = self.crowd.device(draw.slot);
+        let downlink = asker.link.downlink_bytes_per_sec.unwrap_or(u64::MAX);
+        downlink.saturating_sub(asker.incoming_bytes_per_sec).max(self.config.least_bytes_per_sec)
     }
 
     /// The most that one more lease may add without breaking the bound of the site.
