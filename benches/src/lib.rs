@@ -5,3 +5,10 @@
 //!
 //! `cargo bench -p benches --bench keyserver` measures how many purchases a second become keys, beside what the same
 //! disk gives for bare batches of writes.
+//!
+//! `cargo run --release -p benches --bin planner` measures the tracker's planner alone, as the swarm grows.
+//!
+//! `cargo run --release -p benches --bin tracker-bench -- assign` measures the whole tracker beside a bare echo, and
+//! `… restart` how soon it serves again after a `kill -9`.
+
+pub mod tracker;
