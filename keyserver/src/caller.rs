@@ -45,9 +45,10 @@ impl Doorkeeper {
     /// The device behind a call.
     pub(crate) fn admit(&self, metadata: &MetadataMap, now: Utc) -> Result<Caller, Status> {
         let token: Signed<CallToken> = carried(metadata, call::METADATA_KEY)?;
-        let device = CallToken::verify(&token, &self.server, now).map_err(|error| {
+        let proof = CallToken::verify(&token, &self.server, now).map_err(|error| {
             unauthenticated(error, "make a fresh call token for this keyserver, and check the clock")
         })?;
+        let device = proof.device;
         let membership: Signed<Membership> = carried(metadata, MEMBERSHIP_KEY)?;
         let tracker = membership.signer();
         if !self.trackers.contains(&tracker) {

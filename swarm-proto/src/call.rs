@@ -34,6 +34,15 @@ pub struct CallToken {
     pub expires: Utc,
 }
 
+/// What a good token proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proof {
+    /// Who calls.
+    pub device: DeviceId,
+    /// From then on the same token proves nothing.
+    pub until: Utc,
+}
+
 /// Why a call is not accepted. Answer `Unauthenticated`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
@@ -59,7 +68,7 @@ impl CallToken {
     }
 
     /// Everything a server checks before it believes that the caller has a device's key.
-    pub fn verify(signed: &Signed<Self>, audience: &ServerId, now: Utc) -> Result<DeviceId, CallError> {
+    pub fn verify(signed: &Signed<Self>, audience: &ServerId, now: Utc) -> Result<Proof, CallError> {
         let token = signed.verify(&signed.signer())?;
         if token.audience != *audience {
             return Err(CallError::OtherAudience(token.audience));
@@ -70,7 +79,7 @@ impl CallToken {
         if now >= token.expires + CLOCK_TOLERANCE {
             return Err(CallError::Expired(token.expires));
         }
-        Ok(token.device)
+        Ok(Proof { device: token.device, until: token.expires + CLOCK_TOLERANCE })
     }
 }
 

@@ -3,7 +3,10 @@
 //! Checked once, where a call comes in; what goes further is a [`Caller`]. Whether a device still belongs here is the
 //! state's to say.
 
+mod proven;
+
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use daemon::exit::Failure;
 use daemon::token::OperatorToken;
@@ -12,6 +15,7 @@ use swarm_proto::id::{DeviceId, ServerId};
 use swarm_proto::signed::Signed;
 use tonic::{Request, Status};
 
+use self::proven::Proven;
 use crate::{clock, refusal};
 
 /// Who makes a call.
@@ -28,11 +32,12 @@ pub(crate) enum Caller {
 pub(crate) struct Auth {
     server: ServerId,
     operator: OperatorToken,
+    proven: Arc<Proven>,
 }
 
 impl Auth {
     pub(crate) fn new(server: ServerId, operator: OperatorToken) -> Auth {
-        Auth { server, operator }
+        Auth { server, operator, proven: Arc::default() }
     }
 
     /// A device or the operator.
@@ -54,8 +59,14 @@ impl Auth {
         };
         let verify = || -> Result<DeviceId, Failure> {
             let text = text.to_str().map_err(|_| refusal::unproven("the call token is not text"))?;
+            let now = clock::now().utc;
+            if let Some(device) = self.proven.device(text, now) {
+                return Ok(device);
+            }
             let signed: Signed<CallToken> = Signed::from_text(text).map_err(refusal::unproven)?;
-            CallToken::verify(&signed, &self.server, clock::now().utc).map_err(refusal::unproven)
+            let proof = CallToken::verify(&signed, &self.server, now).map_err(refusal::unproven)?;
+            self.proven.insert(text, proof);
+            Ok(proof.device)
         };
         verify().map_err(refusal::status)
     }

@@ -151,6 +151,7 @@ impl FakeTracker {
         let token = Signed::<CallToken>::from_text(text.ok_or_else(|| Status::unauthenticated("no token"))?);
         let token = token.map_err(|error| Status::unauthenticated(error.to_string()))?;
         CallToken::verify(&token, &self.key().server_id(), clock::utc())
+            .map(|proof| proof.device)
             .map_err(|error| Status::unauthenticated(error.to_string()))
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use prost::Message;
-use swarm_proto::call::{CallError, CallToken};
+use swarm_proto::call::{CallError, CallToken, Proof};
 use swarm_proto::catalog::{Artwork, ArtworkMime, CatalogEntry, Region, Superseded};
 use swarm_proto::id::{DeviceId, ItemId, TitleId};
 use swarm_proto::invalid::Invalid;
@@ -257,8 +257,9 @@ fn a_call_token_is_good_for_one_server_and_ten_minutes() {
     let (device, server) = (signing_key(2), signing_key(6).server_id());
     let signed = CallToken::sign(&device, server, NOON).expect("valid");
     let expires = NOON + Duration::from_secs(600);
-    assert_eq!(CallToken::verify(&signed, &server, NOON), Ok(device.device_id()));
-    assert_eq!(CallToken::verify(&signed, &server, NOON.minus(CLOCK_TOLERANCE)), Ok(device.device_id()));
+    let proof = Proof { device: device.device_id(), until: expires + CLOCK_TOLERANCE };
+    assert_eq!(CallToken::verify(&signed, &server, NOON), Ok(proof));
+    assert_eq!(CallToken::verify(&signed, &server, NOON.minus(CLOCK_TOLERANCE)), Ok(proof));
     assert!(matches!(CallToken::verify(&signed, &server, NOON.minus(HOUR)), Err(CallError::TooEarly(_))));
     let late = expires + CLOCK_TOLERANCE;
     assert_eq!(CallToken::verify(&signed, &server, late), Err(CallError::Expired(expires)));
