@@ -1,7 +1,7 @@
 //! Decides when a device gets a new ticket, and what the ticket lets seeds send.
 //!
 //! A ticket that still does is sent again as it is: renewing a plan costs no signature. What is watched and what is
-//! queued have tickets of their own. What seeds send under tickets is [`Origin`]'s to allow; what was sent is remembered
+//! queued have tickets of their own. What may be fetched only in a window has a ticket that ends soon after it. What seeds send under tickets is [`Origin`]'s to allow; what was sent is remembered
 //! here only to know when a share runs out.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use crate::geometry::CHUNK_BYTES;
 use crate::id::{AccountId, DeviceId, ItemId};
+use crate::membership::CLOCK_TOLERANCE;
 use crate::signed::Signed;
 use crate::ticket::{MAX_SHARES, Ticket, TicketClass};
 use crate::time::Utc;
 use crate::tracker::origin::{Asker, Origin, Want};
 
-/// How long a ticket lasts.
+/// How long a ticket lasts, unless a window ends before.
 pub const TICKET_LASTS: Duration = Duration::from_secs(24 * 3_600);
 
 /// How long its shares last: long enough that a download under way is finished when the tracker goes away, short enough
@@ -47,6 +48,23 @@ pub struct Request {
     pub asker: Asker,
     /// What the device lacks of it.
     pub missing_bytes: u64,
+    /// When the window ends in which it may be fetched.
+    pub until: Option<Utc>,
+}
+
+impl Request {
+    /// When its ticket ends. A window's is let run on by what clocks may differ: an uploader whose clock is ahead would
+    /// else refuse what is still allowed.
+    fn expires(&self, now: Utc) -> Utc {
+        let day = now + TICKET_LASTS;
+        self.until.map_or(day, |until| day.min(until + CLOCK_TOLERANCE))
+    }
+
+    /// Whether a ticket that ends then does for this request.
+    fn does(&self, now: Utc, expires: Utc) -> bool {
+        let wanted = self.expires(now);
+        (self.until.is_none() || expires <= wanted) && expires >= wanted.min(now + TICKET_LASTS / 2)
+    }
 }
 
 /// A seed that the device may need.
@@ -139,8 +157,11 @@ impl Tickets {
         let key = (request.device, request.item, request.class);
         let limited = !self.origin.budget(&request.asker.site).is_unlimited();
         let mut wants = wants(request, planned, limited);
-        if let Some(live) = self.live.get(&key).filter(|live| live.ticket.expires.since(now) >= TICKET_LASTS / 2) {
-            let is_fresh = live.ticket.shares_until.since(now) >= SHARES_LAST / 2;
+        let expires = request.expires(now);
+        let does = |live: &&Live| request.does(now, live.ticket.expires);
+        if let Some(live) = self.live.get(&key).filter(does) {
+            // Shares of a window's ticket end with it, however soon that is.
+            let is_fresh = live.ticket.shares_until >= expires.min(now + SHARES_LAST / 2);
             let reaches = |source: &Source| {
                 let wanted = wants.iter().find(|want| want.seed == source.seed).map_or(0, |want| want.bytes);
                 live.left(source, now) >= wanted.div_ceil(2)
@@ -154,9 +175,9 @@ impl Tickets {
             wants = self::wants(request, &[planned, &spare()].concat(), limited);
         }
         let serial = (self.last_serial + 1).max(now.as_millis());
-        let until = now + SHARES_LAST;
+        let until = expires.min(now + SHARES_LAST);
         let shares = self.origin.grant(now, serial, &request.asker, until, &wants);
-        if shares.is_empty() && self.live.contains_key(&key) && self.is_young(&key, now) {
+        if shares.is_empty() && self.live.get(&key).is_some_and(|live| request.does(now, live.ticket.expires)) {
             return Issue::Again(self.touch(now, key));
         }
         self.last_serial = serial;
@@ -164,7 +185,7 @@ impl Tickets {
             device: request.device,
             item: request.item,
             class: request.class,
-            expires: now + TICKET_LASTS,
+            expires,
             serial,
             shares,
             shares_until: until,
@@ -212,10 +233,6 @@ impl Tickets {
         let hash = blake3::keyed_hash(&self.party_key, account.as_bytes());
         let (first, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
         u64::from_be_bytes(*first).max(1)
-    }
-
-    fn is_young(&self, key: &Key, now: Utc) -> bool {
-        self.live.get(key).is_some_and(|live| live.ticket.expires.since(now) >= TICKET_LASTS / 2)
     }
 
     fn touch(&mut self, now: Utc, key: Key) -> Signed<Ticket> {
@@ -321,6 +338,7 @@ mod tests {
             class: TicketClass::Queued,
             asker: Asker { account: AccountId::from_bytes([3; 16]), site: SiteId::new("north").unwrap() },
             missing_bytes,
+            until: None,
         }
     }
 
@@ -396,6 +414,25 @@ mod tests {
         let (playing, new) = desk.ask(1, &playing, &[]);
         assert_eq!((playing.class, new), (TicketClass::Playing, true));
         assert_eq!(desk.ask(2, &request(FILM), &[]), (queued, false));
+    }
+
+    #[test]
+    fn a_ticket_for_a_window_ends_soon_after_it() {
+        let mut desk = Desk::new(Limit::Unlimited);
+        let until = |secs| Request { until: Some(at(secs)), ..request(FILM) };
+        let (first, _) = desk.ask(0, &until(60), &[planned(10)]);
+        assert_eq!(first.expires, at(60) + CLOCK_TOLERANCE);
+        assert_eq!(first.shares_until, first.expires);
+        assert_eq!(desk.ask(55, &until(60), &[planned(10)]), (first.clone(), false));
+
+        let (longer, new) = desk.ask(56, &until(7_200), &[planned(10)]);
+        assert!(new && longer.expires == at(7_200) + CLOCK_TOLERANCE, "the window was made longer");
+        let (shorter, new) = desk.ask(57, &until(300), &[planned(10)]);
+        assert!(new && shorter.expires < longer.expires, "and shorter");
+        let (day, new) = desk.ask(58, &request(FILM), &[planned(10)]);
+        assert_eq!((day.expires, new), (at(58) + TICKET_LASTS, true), "and taken away");
+        let far = Request { until: Some(at(58) + 2 * TICKET_LASTS), ..request(FILM) };
+        assert_eq!(desk.ask(59, &far, &[planned(10)]), (day, false), "a window of days is no reason for a new one");
     }
 
     #[test]

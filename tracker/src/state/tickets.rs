@@ -144,6 +144,7 @@ impl State {
             class: wish.class,
             asker: Asker { account: device.account, site: device.site.clone() },
             missing_bytes: (chunks * CHUNK_BYTES).min(sealed_len),
+            until: wish.until,
         })
     }
 
