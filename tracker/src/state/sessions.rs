@@ -375,7 +375,8 @@ impl State {
     }
 
     fn check_size(&self, item: &ItemId, holding: &Holding) -> Result<(), Invalid> {
-        match self.catalog.item(item).map(|it| it.n_chunks()) {
+        // A device that has dropped an item may not know any more how long it was.
+        match self.catalog.item(item).map(|it| it.n_chunks()).filter(|_| !holding.is_empty()) {
             Some(n_chunks) if n_chunks != holding.n_chunks() => {
                 Err(Invalid::new("n_chunks", format!("must be {n_chunks}, as the catalog says of this item")))
             }
@@ -402,7 +403,12 @@ impl State {
     }
 
     fn hold(&mut self, now: Now, device: DeviceId, item: ItemId, holding: Holding) {
-        if self.planner.holding(&device, &item).is_some_and(|held| held.to_holding() == holding) {
+        let known = self.planner.holding(&device, &item).map(|held| held.to_holding());
+        let holding = match holding.is_empty() {
+            true => Holding::empty(known.as_ref().map_or(holding.n_chunks(), Holding::n_chunks)).unwrap_or(holding),
+            false => holding,
+        };
+        if known.as_ref() == Some(&holding) {
             return;
         }
         self.planner.handle_holding(now, device, item, &holding);

@@ -35,7 +35,7 @@ async fn hello_that_cannot_be_true_is_refused_by_the_name_of_the_field() {
         (of(CHUNKS, &[(0, u32::MAX)]), "hello.holdings[0].ranges"),
         (of(CHUNKS, &[(CHUNKS, 1)]), "hello.holdings[0].ranges"),
         (of(CHUNKS, &[(5, 1), (5, 1)]), "hello.holdings[0].ranges"),
-        (of(CHUNKS + 1, &[]), "hello.holdings[0].n_chunks"),
+        (of(CHUNKS + 1, &[(0, 1)]), "hello.holdings[0].n_chunks"),
         (pb::ItemHolding { item: vec![1; 5], ..copy(1) }, "hello.holdings[0].item"),
     ] {
         assert_names(&refused_hello(&world, &device, hello(vec![holding])).await, field);

@@ -162,6 +162,20 @@ async fn second_stream_of_a_device_takes_over() {
 }
 
 #[tokio::test]
+async fn device_that_dropped_an_item_need_not_know_how_long_it_was() {
+    let world = World::start().await;
+    world.title(1).await;
+    let (asker, holder) = (world.box_(1).await, world.box_(2).await);
+    let holding_on = holder.attend(&world, vec![copy(1)]).await;
+    asker.ask_until(&world, 1, |plan| !plan.leases.is_empty()).await;
+    let dropped = pb::ItemHolding { n_chunks: 1, ranges: Vec::new(), ..copy(1) };
+    holding_on.report(Report::Holding(pb::HoldingChange { holding: Some(dropped) })).await;
+    asker.ask_until(&world, 1, |plan| plan.leases.is_empty()).await;
+    holding_on.report(Report::Holding(pb::HoldingChange { holding: Some(copy(1)) })).await;
+    asker.ask_until(&world, 1, |plan| !plan.leases.is_empty()).await;
+}
+
+#[tokio::test]
 async fn seed_may_hold_what_is_about_to_be_published() {
     let world = World::start().await;
     world.admit_publisher().await;
