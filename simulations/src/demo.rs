@@ -4,7 +4,7 @@
 //! claims and is timed. Nothing is left behind: processes end with this one, even when it is killed, and the folder
 //! goes unless `--keep` names one.
 
-mod device;
+pub mod device;
 mod leaks;
 mod liar;
 mod node;

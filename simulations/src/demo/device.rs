@@ -21,17 +21,18 @@ use tonic::Request;
 use tonic::transport::Channel;
 
 /// An enrolled device.
-pub(super) struct Device {
+pub struct Device {
     pub(super) signing: SigningKey,
     hpke: HpkeSecret,
     membership: Signed<Membership>,
     tracker_id: ServerId,
-    pub(super) tracker: Channel,
+    /// A connection to its tracker.
+    pub tracker: Channel,
 }
 
 impl Device {
     /// Makes keys and turns an enrolment code into a membership.
-    pub(super) async fn enrol(tracker_url: &str, code: &str, name: &str) -> anyhow::Result<Device> {
+    pub async fn enrol(tracker_url: &str, code: &str, name: &str) -> anyhow::Result<Device> {
         let mut rng = ChaCha20Rng::from_seed(*secrets::random());
         let (signing, hpke) = (SigningKey::generate(&mut rng), HpkeSecret::generate(&mut rng));
         let tracker = client::connect(tracker_url, &Trust::default()).await?;
@@ -49,13 +50,18 @@ impl Device {
         Ok(Device { signing, hpke, membership: Signed::try_from(membership)?, tracker_id, tracker })
     }
 
+    /// A copy of the key that is its identity.
+    pub fn signing_key(&self) -> SigningKey {
+        self.signing.clone()
+    }
+
     /// Its id in hex.
     pub(super) fn id(&self) -> String {
         self.signing.device_id().to_string()
     }
 
     /// A request to the tracker that proves this device.
-    pub(super) fn to_tracker<T>(&self, message: T) -> anyhow::Result<Request<T>> {
+    pub fn to_tracker<T>(&self, message: T) -> anyhow::Result<Request<T>> {
         let mut request = Request::new(message);
         sign_call(&self.signing, &mut request, self.tracker_id)?;
         Ok(request)
@@ -103,7 +109,7 @@ impl Device {
     }
 
     /// The catalog entry of a title, as its publisher signed it.
-    pub(super) async fn entry(&self, name: &str) -> anyhow::Result<CatalogEntry> {
+    pub async fn entry(&self, name: &str) -> anyhow::Result<CatalogEntry> {
         let by = pb::tracker::get_title_request::By::Name(name.to_owned());
         let request = self.to_tracker(pb::tracker::GetTitleRequest { by: Some(by) })?;
         let mut catalog = pb::tracker::catalog_client::CatalogClient::new(self.tracker.clone());
