@@ -10,6 +10,7 @@ use futures::Stream;
 use swarm_proto::id::{DeviceId, ItemId, TitleId};
 use swarm_proto::pb::node as pb;
 use swarm_proto::pb::node::pair_progress::Progress;
+use swarm_proto::pb::tracker::EstimateResponse;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::catalog::Title;
+use crate::cli::show;
+use crate::clock;
 use crate::config::Config;
 use crate::enrol;
 use crate::freeing::Fate;
@@ -37,6 +40,9 @@ const WATCH_AT_LEAST: Duration = Duration::from_secs(1);
 
 /// How long a title that is not known may take to come in with the catalog.
 const NEW_TITLE_WITHIN: Duration = Duration::from_millis(1_500);
+
+/// How long the answer to a new entry of the queue waits for word when the title will be here.
+const PROMISE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Entries in one answer, from the contract.
 const MAX_LISTED: usize = 1_000;
@@ -88,9 +94,13 @@ impl Control {
         timeout(NEW_TITLE_WITHIN, appears).await.unwrap_or_else(|_| self.sources.catalog.find(&text))
     }
 
-    async fn add(&self, request: pb::AddToQueueRequest) -> anyhow::Result<()> {
+    /// Answers when the title will be here, for a person.
+    async fn add(&self, request: pb::AddToQueueRequest) -> anyhow::Result<String> {
         let title = self.title(request.title).await?;
-        self.sources.link.add_to_queue(title.entry.title, request.first, request.delivery).await
+        self.sources.link.add_to_queue(title.entry.title, request.first, request.delivery).await?;
+        // The title is in the queue, whether or not somebody can say when it comes.
+        let estimate = timeout(PROMISE_WITHIN, self.sources.link.estimate(title.entry.title)).await;
+        Ok(estimate.ok().and_then(Result::ok).map_or_else(String::new, |told| show::ready(&told, clock::utc())))
     }
 
     /// Answers what has become of what was here, for a person.
@@ -243,8 +253,13 @@ impl pb::node_server::Node for Control {
     }
 
     async fn add_to_queue(&self, request: Request<pb::AddToQueueRequest>) -> Answer<pb::QueueView> {
-        self.add(request.into_inner()).await.map_err(status)?;
-        Ok(Response::new(self.sources.queue()))
+        let note = self.add(request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(pb::QueueView { note, ..self.sources.queue() }))
+    }
+
+    async fn estimate(&self, request: Request<pb::EstimateRequest>) -> Answer<EstimateResponse> {
+        let title = self.title(request.into_inner().title).await?.entry.title;
+        Ok(Response::new(self.sources.link.estimate(title).await.map_err(status)?))
     }
 
     async fn move_in_queue(&self, request: Request<pb::MoveInQueueRequest>) -> Answer<pb::QueueView> {

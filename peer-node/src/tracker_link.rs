@@ -209,6 +209,15 @@ impl Handle {
         Ok(plan)
     }
 
+    /// When a title would be complete on this device; fails within 5 s when the tracker is away.
+    pub async fn estimate(&self, title: TitleId) -> anyhow::Result<pb::tracker::EstimateResponse> {
+        let request = pb::tracker::EstimateRequest { title: title.to_vec(), device: Vec::new() };
+        self.ask(request, async |channel, request| {
+            pb::tracker::plans_client::PlansClient::new(channel).estimate(request).await
+        })
+        .await
+    }
+
     /// Queues a report: holdings are kept one per item (the latest), traffic is added up, all of it is bounded.
     pub fn report(&self, report: report::Report) {
         self.outbox.add(report);

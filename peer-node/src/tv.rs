@@ -4,6 +4,7 @@
 //! every few seconds, the player's page never does.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -11,14 +12,18 @@ use axum::routing::get;
 use axum::{Router, middleware};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use maud::{DOCTYPE, Markup, html};
-use swarm_proto::id::ItemId;
+use swarm_proto::id::{ItemId, TitleId};
 use swarm_proto::pb::node::{Status, TitleState, TitleStatus};
 
 use crate::cli::show;
+use crate::clock;
 use crate::status::{self, Sources};
 
 /// Between two looks of the list, in seconds.
 const REFRESH_SECS: &str = "3";
+
+/// How long a page waits for word when its title will be here.
+const PROMISE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Nothing but our own pages, our own stylesheet and our own films.
 const POLICY: [(HeaderName, HeaderValue); 4] = [
@@ -61,11 +66,19 @@ async fn watch(State(sources): State<Sources>, Path(item): Path<String>) -> Resp
     };
     match sources.status(&title.entry.title.to_string()) {
         Ok(status) => {
-            let body = watch_body(&status.titles[0], &title.entry.description, &title.entry.media.mime);
+            let here = status.titles[0].state() == TitleState::Available;
+            let promise = if here { String::new() } else { promise(&sources, title.entry.title).await };
+            let body = watch_body(&status.titles[0], &title.entry.description, &title.entry.media.mime, &promise);
             page(&title.entry.name, false, &body).into_response()
         }
         Err(failure) => failure.into_response(),
     }
+}
+
+/// When a title will be here; empty if nobody can say in time.
+async fn promise(sources: &Sources, title: TitleId) -> String {
+    let told = tokio::time::timeout(PROMISE_WITHIN, sources.link.estimate(title)).await;
+    told.ok().and_then(Result::ok).map_or_else(String::new, |told| show::capital(&show::ready(&told, clock::utc())))
 }
 
 async fn stylesheet() -> impl IntoResponse {
@@ -147,7 +160,7 @@ fn tile(title: &TitleStatus) -> Markup {
     }
 }
 
-fn watch_body(title: &TitleStatus, description: &str, mime: &str) -> Markup {
+fn watch_body(title: &TitleStatus, description: &str, mime: &str, promise: &str) -> Markup {
     let item = ItemId::try_from(title.item.as_slice()).map(|item| item.to_string()).unwrap_or_default();
     let source = format!("/play/{item}");
     html! {
@@ -156,6 +169,7 @@ fn watch_body(title: &TitleStatus, description: &str, mime: &str) -> Markup {
                 a href="/tv" { "‹ Home" }
                 span { (state_in_words(title)) }
                 span { (show::bytes(title.sealed_len)) }
+                @if !promise.is_empty() { span { (promise) } }
                 @if let Some(expiry) = show::begin_before(title) { span { (expiry) } }
             }
             h1 { (title.name) }
@@ -219,8 +233,8 @@ mod tests {
     #[test]
     fn unpaid_title_has_no_player() {
         let title = TitleStatus { item: vec![7; 32], ..TitleStatus::default() };
-        assert!(!watch_body(&title, "", "video/mp4").into_string().contains("<video"));
+        assert!(!watch_body(&title, "", "video/mp4", "").into_string().contains("<video"));
         let paid = TitleStatus { playable: true, ..title };
-        assert!(watch_body(&paid, "", "video/mp4").into_string().contains("<video"));
+        assert!(watch_body(&paid, "", "video/mp4", "").into_string().contains("<video"));
     }
 }

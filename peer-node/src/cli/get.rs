@@ -32,13 +32,14 @@ pub(super) struct GetArgs {
 pub(super) async fn run(global: &Global, args: GetArgs) -> anyhow::Result<Exit> {
     let mut device = Device::reach(global).await?;
     let add = AddToQueueRequest { title: query(&args.title), first: args.first, delivery: None };
-    device.client.add_to_queue(add).await.map_err(|status| device.failure(&status))?;
+    let added = device.client.add_to_queue(add).await.map_err(|status| device.failure(&status))?.into_inner();
     let request = GetStatusRequest { title: args.title };
     if args.no_wait {
         let status = device.client.get_status(request).await.map_err(|status| device.failure(&status))?.into_inner();
         let title = status.titles.first().cloned().unwrap_or_default();
         global.print(&TitleLine::of(&title), || {
-            format!("{}: in the queue; follow it with: peer-node status --watch\n", show::text(&title.name))
+            let promise = if added.note.is_empty() { String::new() } else { format!(", {}", show::text(&added.note)) };
+            format!("{}: in the queue{promise}; follow it with: peer-node status --watch\n", show::text(&title.name))
         })?;
         return Ok(Exit::Done);
     }

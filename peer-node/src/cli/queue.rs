@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use daemon::exit::Exit;
 use swarm_proto::pb::node::{
-    AddToQueueRequest, GetQueueRequest, MoveInQueueRequest, QueueView, RemoveFromQueueRequest,
+    AddToQueueRequest, EstimateRequest, GetQueueRequest, MoveInQueueRequest, QueueView, RemoveFromQueueRequest,
 };
 use swarm_proto::pb::tracker::Delivery;
 use swarm_proto::pb::tracker::delivery::When;
@@ -34,6 +34,11 @@ pub(super) enum QueueCommand {
         #[arg(long)]
         anytime: bool,
     },
+    /// Say when a title would be here, before it is put into the queue
+    Estimate {
+        /// Its name, the beginning of it, or its id
+        title: String,
+    },
     /// Move a title to another place
     Mv {
         /// Its name, the beginning of it, or its id
@@ -55,6 +60,7 @@ pub(super) enum QueueCommand {
 pub(super) async fn run(global: &Global, command: QueueCommand) -> anyhow::Result<Exit> {
     let mut device = Device::reach(global).await?;
     let answer = match command {
+        QueueCommand::Estimate { title } => return estimate(global, &mut device, &title).await,
         QueueCommand::Ls => device.client.get_queue(GetQueueRequest {}).await,
         QueueCommand::Add { title, first, tonight, not_before, anytime } => {
             let when = match (tonight, not_before, anytime) {
@@ -77,6 +83,25 @@ pub(super) async fn run(global: &Global, command: QueueCommand) -> anyhow::Resul
     let titles: Vec<TitleLine> = queue.titles.iter().map(TitleLine::of).collect();
     global
         .print(&serde_json::json!({ "version": queue.version, "titles": titles, "note": queue.note }), || text(&queue))
+}
+
+async fn estimate(global: &Global, device: &mut Device, title: &str) -> anyhow::Result<Exit> {
+    let answer = device.client.estimate(EstimateRequest { title: query(title) }).await;
+    let told = answer.map_err(|status| device.failure(&status))?.into_inner();
+    let object = serde_json::json!({
+        "ready": told.ready_utc_ms.map(|ms| Utc::from_millis(ms).to_string()),
+        "bytes_per_sec": told.bytes_per_sec,
+        "missing_bytes": told.missing_bytes,
+        "bytes_before": told.bytes_before,
+        "not_before": Some(&told.not_before).filter(|why| !why.is_empty()),
+    });
+    global.print(&object, || {
+        let before = match told.bytes_before {
+            0 => String::new(),
+            bytes => format!(", after {} that come before it", show::bytes(bytes)),
+        };
+        format!("{}{before}\n", show::capital(&show::ready(&told, crate::clock::utc())))
+    })
 }
 
 fn text(queue: &QueueView) -> String {

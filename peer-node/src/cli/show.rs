@@ -5,6 +5,7 @@ use std::time::Duration;
 use swarm_proto::pb::common::MomentLimit;
 use swarm_proto::pb::common::moment_limit::Limit;
 use swarm_proto::pb::node::{TitleState, TitleStatus};
+use swarm_proto::pb::tracker::EstimateResponse;
 use swarm_proto::pb::tracker::delivery::When;
 use swarm_proto::time::Utc;
 
@@ -51,6 +52,18 @@ pub fn ago(passed: Duration) -> String {
         secs @ ..7_200 => format!("{} min", secs / 60),
         secs @ ..172_800 => format!("{} h", secs / 3_600),
         secs => format!("{} days", secs / 86_400),
+    }
+}
+
+/// When a title will be here, as the tracker says: `ready in about 12 min, at 3.1 MB/s`.
+pub fn ready(told: &EstimateResponse, now: Utc) -> String {
+    match told.ready_utc_ms {
+        Some(_) if told.missing_bytes == 0 => "all of it is on this disk".to_owned(),
+        Some(ready) => {
+            let until = Utc::from_millis(ready).since(now).max(Duration::from_secs(1));
+            format!("ready in about {}, at {}", ago(until), rate(told.bytes_per_sec))
+        }
+        None => format!("not here before something changes: {}", text(&told.not_before)),
     }
 }
 
@@ -161,6 +174,20 @@ mod tests {
         let never = title(Limit::Unlimited(swarm_proto::pb::common::Unlimited {}));
         assert_eq!((expiry(never.expiry.as_ref()).as_deref(), begin_before(&never)), (Some(UNLIMITED), None));
         assert_eq!(expiry(None), None, "without a right there is nothing to end");
+    }
+
+    #[test]
+    fn promise_says_when_or_why_not() {
+        let now = Utc::from_secs(1_800_000_000);
+        let told = EstimateResponse { missing_bytes: 1, bytes_per_sec: 3_100_000, ..EstimateResponse::default() };
+        let in_12_minutes = EstimateResponse { ready_utc_ms: Some(now.as_millis() + 725_000), ..told.clone() };
+        assert_eq!(ready(&in_12_minutes, now), "ready in about 12 min, at 3.1 MB/s");
+        let late = EstimateResponse { ready_utc_ms: Some(0), ..told.clone() };
+        assert_eq!(ready(&late, now), "ready in about 1 s, at 3.1 MB/s");
+        let here = EstimateResponse { missing_bytes: 0, ..late };
+        assert_eq!(ready(&here, now), "all of it is on this disk");
+        let never = EstimateResponse { not_before: "no source holds it yet".to_owned(), ..told };
+        assert_eq!(ready(&never, now), "not here before something changes: no source holds it yet");
     }
 
     #[test]

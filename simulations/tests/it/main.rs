@@ -5,4 +5,5 @@ mod demo;
 mod processes;
 mod queue;
 mod repository;
+mod thief;
 mod virtual_swarms;

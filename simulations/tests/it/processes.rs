@@ -1,17 +1,23 @@
 //! A small swarm of real processes for tests: tracker, keyserver, one seed, one box. All of it ends with the test.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use libp2p::Multiaddr;
 use serde_json::Value;
+use swarm_proto::id::DeviceId;
 
 /// Nothing a test waits for takes longer than this.
 const SOON: Duration = Duration::from_secs(120);
 
 /// How often something awaited is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Settings that take any free port.
+const ANY_PORT: &str = "server.listen=127.0.0.1:0";
+const ANY_NET: &str = "net.listen=[\"/ip4/127.0.0.1/tcp/0\"]";
 
 /// The running swarm.
 pub(crate) struct Swarm {
@@ -34,13 +40,18 @@ pub(crate) struct Program {
 impl Swarm {
     /// Starts everything; the box fetches no faster than this.
     pub(crate) fn start(rate: &str) -> Swarm {
+        Swarm::start_with(rate, &[])
+    }
+
+    /// The same, with settings of the tracker.
+    pub(crate) fn start_with(rate: &str, tracker_settings: &[&str]) -> Swarm {
         let folder = tempfile::tempdir().expect("a folder");
-        let any_port = "server.listen=127.0.0.1:0";
         let mut tracker = Program::new("tracker", folder.path(), "tracker");
         let mut keyserver = Program::new("keyserver", folder.path(), "keyserver");
         let id = text(&tracker.says(&["id"]), "id");
-        keyserver.run(&[any_port, &format!("trusted_trackers=[\"{id}\"]")]);
-        tracker.run(&[any_port, &format!("keyserver_url={}", keyserver.url)]);
+        keyserver.run(&[ANY_PORT, &format!("trusted_trackers=[\"{id}\"]")]);
+        let sold_at = format!("keyserver_url={}", keyserver.url);
+        tracker.run(&[&[ANY_PORT, sold_at.as_str()], tracker_settings].concat());
 
         let publisher = Program::new("peer-node", folder.path(), "publisher");
         let publisher_key = publisher.data.join("signing.key").to_string_lossy().into_owned();
@@ -53,11 +64,26 @@ impl Swarm {
             let code = text(&tracker.says(&["device", "invite", name, "--kind", kind]), "code");
             let mut device = Program::new("peer-node", folder.path(), name);
             device.says(&["enrol", &code, "--tracker", &tracker.url, "--name", name]);
-            device.run(&[any_port, "net.listen=[\"/ip4/127.0.0.1/tcp/0\"]", &format!("transfers.rate={rate}")]);
+            device.run(&[ANY_PORT, ANY_NET, &format!("transfers.rate={rate}")]);
             device
         };
         let (seed, box_) = (device("seed", "seed", "unlimited"), device("box", "box", rate));
         Swarm { tracker, box_, seed, _keyserver: keyserver, publisher_key, folder }
+    }
+
+    /// Who the seed is and where it listens.
+    pub(crate) fn seed_contact(&self) -> (DeviceId, Vec<Multiaddr>) {
+        let status = self.seed.says(&["status"]);
+        let listening = status["listening"].as_array().expect("a status says where it listens");
+        let address = |it: &Value| it.as_str().and_then(|text| text.parse().ok()).expect("an address");
+        let device = text(&status, "device").parse().expect("a device");
+        (device, listening.iter().map(address).collect())
+    }
+
+    /// `kill -9`, then a new start on the same folder.
+    pub(crate) fn kill_and_restart_seed(&mut self) {
+        self.seed.stop();
+        self.seed.run(&[ANY_PORT, ANY_NET]);
     }
 
     /// Publishes so many MiB that nobody can guess.
@@ -80,13 +106,17 @@ impl Swarm {
 
     /// Looks at a title until it is as wished for.
     pub(crate) fn until(&self, name: &str, what: &str, good: impl Fn(&Value) -> bool) -> Value {
+        self.eventually(what, || Some(self.title(name)).filter(&good))
+    }
+
+    /// Asks again and again until there is an answer.
+    pub(crate) fn eventually<T>(&self, what: &str, ask: impl Fn() -> Option<T>) -> T {
         let begun = Instant::now();
         loop {
-            let title = self.title(name);
-            if good(&title) {
-                return title;
+            if let Some(answer) = ask() {
+                return answer;
             }
-            assert!(begun.elapsed() < SOON, "waited for {what}: {title:#}");
+            assert!(begun.elapsed() < SOON, "waited for {what}; the box says {:#}", self.box_.says(&["status"]));
             std::thread::sleep(LOOK_EVERY);
         }
     }
@@ -95,6 +125,20 @@ impl Swarm {
 impl Program {
     fn new(role: &'static str, folder: &Path, name: &str) -> Program {
         Program { role, data: folder.join(name), url: String::new(), child: None }
+    }
+
+    /// Where it can be reached.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// `kill -9`.
+    fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 
     /// Where it keeps its files.
@@ -128,6 +172,16 @@ impl Program {
         self.child = Some(child);
     }
 
+    /// What a browser gets.
+    pub(crate) fn page(&self, path: &str) -> String {
+        let address = self.url.strip_prefix("http://").expect("a plain address");
+        let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        answer
+    }
+
     /// The last JSON object that a command prints.
     pub(crate) fn says(&self, args: &[&str]) -> Value {
         let output = self.command().args(args).arg("--json").arg("--data").arg(&self.data).output();
@@ -142,14 +196,10 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // It may have ended already.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.stop();
     }
 }
 
-fn text(value: &Value, key: &str) -> String {
+pub(crate) fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}")).to_owned()
 }

@@ -61,6 +61,25 @@ fn new_order_is_in_effect_at_once_and_what_leaves_the_queue_half_fetched_is_free
 }
 
 #[test]
+fn viewer_is_told_when_a_title_will_be_here_before_and_after_queueing_it() {
+    let swarm = Swarm::start("1 MiB/s");
+    swarm.publish("Atlas", 30);
+    let promise = swarm.eventually("a promise", || {
+        let told = swarm.box_.says(&["queue", "estimate", "Atlas"]);
+        told["ready"].is_string().then_some(told)
+    });
+    assert!(promise["missing_bytes"].as_u64().is_some_and(|missing| missing > 30 << 20), "{promise}");
+    assert!(promise["bytes_per_sec"].as_u64().is_some_and(|rate| rate > 0), "{promise}");
+
+    let added = swarm.box_.says(&["queue", "add", "Atlas"]);
+    let note = added["note"].as_str().expect("a note");
+    assert!(note.starts_with("ready in about "), "{note}");
+    let title = swarm.until("Atlas", "its first chunk", |title| held(title) >= 1);
+    let page = swarm.box_.page(&format!("/tv/watch/{}", title["item"].as_str().expect("an item")));
+    assert!(page.contains("Ready in about "), "{page}");
+}
+
+#[test]
 fn bytes_stop_when_the_window_ends_and_go_on_in_the_next_one() {
     let swarm = Swarm::start("2 MiB/s");
     swarm.publish("Night train", 40);
