@@ -10,5 +10,8 @@
 //!
 //! `cargo run --release -p benches --bin tracker-bench -- assign` measures the whole tracker beside a bare echo, and
 //! `… restart` how soon it serves again after a `kill -9`.
+//!
+//! `cargo run --release -p benches --bin versus` carries one file through a whole swarm of ours and through what one
+//! would take instead.
 
 pub mod tracker;
