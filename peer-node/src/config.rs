@@ -77,6 +77,8 @@ pub struct Items {
     pub reserve: ByteSize,
     /// Recently verified chunks kept in memory.
     pub cache: ByteSize,
+    /// Write past the system's page cache where the file system can; else through it, giving the memory back.
+    pub direct_writes: bool,
 }
 
 /// `transfers`: what is fetched, and how eagerly.
@@ -191,7 +193,7 @@ impl Default for Net {
 
 impl Default for Items {
     fn default() -> Items {
-        Items { reserve: ByteSize::mib(256), cache: ByteSize::mib(16) }
+        Items { reserve: ByteSize::mib(256), cache: ByteSize::mib(16), direct_writes: true }
     }
 }
 

@@ -224,6 +224,7 @@ impl Handle {
 pub async fn spawn(deps: Deps) -> anyhow::Result<Handle> {
     let mut config = deps.net.clone();
     config.upload_bytes_per_sec = deps.uploads.rate.at().map(|rate| rate.bytes_per_sec());
+    config.buffers = deps.items.buffers();
     let (net, questions) = net::spawn(deps.identity.keypair.clone(), config).await?;
     let memory = Memory::open(deps.store.clone()).await?;
     let (commands, queue) = mpsc::channel(COMMANDS);

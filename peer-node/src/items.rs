@@ -2,13 +2,18 @@
 //!
 //! An item is three files: `<id>.item` (the sealed bytes, preallocated; `b3sum` of a complete one prints the id),
 //! `<id>.manifest` and `<id>.bitmap` (which chunks are on disk for certain). Chunks become durable in batches: data,
-//! `fdatasync`, bitmap, in that order, so a bitmap never promises what a power cut could take back. After a crash,
-//! chunks of an unfinished batch are not held and are fetched again; nothing is hashed at start unless a bitmap is
-//! damaged. A chunk is hashed again whenever it is read from disk, before anyone sees it. One thread changes files and
-//! the list of items, a second one waits for the disk; everyone else holds an [`Items`]. Never sees clear bytes.
+//! `fdatasync`, bitmap, in that order, so a bitmap never promises what a power cut could take back. When the program has
+//! died, chunks of unfinished batches are hashed at the next start (`<id>.tail` names them), and nothing else is unless
+//! a bitmap is damaged; after a power cut they may have to be fetched again. A chunk that is read from disk is hashed
+//! before anyone sees it, once while its file stays as it is. Writes leave nothing in the page cache: what has just
+//! arrived is kept in a small cache here. One thread changes files and the list of items, a second one waits for the
+//! disk; everyone else holds an [`Items`]. Never sees clear bytes.
 
 mod cache;
 mod disk;
+mod file;
+mod reader;
+mod tail;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -21,13 +26,17 @@ use bytes::Bytes;
 use swarm_proto::bitmap::Holding;
 use swarm_proto::geometry::{ChunkIndex, SegmentIndex};
 use swarm_proto::id::ItemId;
-use swarm_proto::manifest::{ChunkError, Manifest};
+use swarm_proto::manifest::Manifest;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::cache::Cache;
 pub use self::disk::Folder;
+use self::disk::Loaded;
 pub(crate) use self::disk::allocate;
+pub use self::reader::Readings;
+use self::reader::{Fault, Reader};
 use self::writer::Command;
+use crate::buffers::Buffers;
 use crate::config;
 
 /// Requests to the writer that may wait, most of them carrying a chunk: together 8 MiB at the most.
@@ -110,7 +119,10 @@ struct Shared {
     reserve: u64,
     list: RwLock<BTreeMap<ItemId, Entry>>,
     cache: Mutex<Cache>,
+    reader: Reader,
     reads: Semaphore,
+    direct_writes: bool,
+    buffers: Buffers,
 }
 
 #[derive(Clone)]
@@ -125,21 +137,35 @@ impl Items {
     /// Blocks: for a moment, or, for each item whose bitmap is damaged, as long as it takes to hash that item.
     pub fn open(root: &Path, config: &config::Items) -> anyhow::Result<Items> {
         let folder = Folder::open(root.join("items"))?;
+        let buffers = Buffers::default();
+        let reader = Reader::new(buffers.clone());
         let mut list = BTreeMap::new();
         for item in folder.scan()? {
             let loaded = folder.load(item).with_context(|| format!("failed to open item {item}"))?;
-            list.extend(loaded.map(|(manifest, holding)| (item, Entry { manifest: Arc::new(manifest), holding })));
+            if let Some(Loaded { manifest, holding, hashed }) = loaded {
+                reader.count_hashed(hashed);
+                list.insert(item, Entry { manifest: Arc::new(manifest), holding });
+            }
         }
+        let cache_bytes = usize::try_from(config.cache.bytes()).unwrap_or(usize::MAX);
         let shared = Arc::new(Shared {
             folder,
             reserve: config.reserve.bytes(),
             list: RwLock::new(list),
-            cache: Mutex::new(Cache::new(usize::try_from(config.cache.bytes()).unwrap_or(usize::MAX))),
+            cache: Mutex::new(Cache::new(cache_bytes, buffers.clone())),
+            reader,
             reads: Semaphore::new(READS_AT_ONCE),
+            direct_writes: config.direct_writes,
+            buffers,
         });
         let (writer, commands) = mpsc::channel(WRITER_QUEUE);
         writer::start(shared.clone(), commands).context("failed to start the threads that write items")?;
         Ok(Items { shared, writer })
+    }
+
+    /// Memory for chunks on their way in: what is received in it is written without another copy.
+    pub fn buffers(&self) -> Buffers {
+        self.shared.buffers.clone()
     }
 
     /// All items of which there is a file, whole or not.
@@ -224,6 +250,11 @@ impl Items {
         Usage { stored_bytes, free_bytes }
     }
 
+    /// What reading has cost since the start.
+    pub fn readings(&self) -> Readings {
+        self.shared.reader.readings()
+    }
+
     async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T, ItemsError>>) -> Command,
@@ -249,20 +280,13 @@ impl Shared {
 
     fn read_and_verify(&self, manifest: &Manifest, index: ChunkIndex) -> Result<Bytes, ItemsError> {
         let item = manifest.item();
-        let bytes = match self.folder.read_chunk(manifest, index) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(ItemsError::Rotten(item, index)),
-            Err(error) => return Err(ItemsError::Disk { item, what: "read a chunk", error }),
-        };
-        match manifest.verify_chunk(index, bytes) {
-            Ok(verified) => {
-                let bytes = verified.into_bytes();
-                self.cache().put(item, index, bytes.clone());
-                Ok(bytes)
-            }
-            Err(ChunkError::Forged(_)) => Err(ItemsError::Rotten(item, index)),
-            Err(error) => Err(ItemsError::NoSuchPiece { item, why: error.to_string() }),
-        }
+        let bytes = self.reader.read(&self.folder.item_path(&item), manifest, index).map_err(|fault| match fault {
+            Fault::Rotten => ItemsError::Rotten(item, index),
+            Fault::NoSuchChunk(error) => ItemsError::NoSuchPiece { item, why: error.to_string() },
+            Fault::Disk(error) => ItemsError::Disk { item, what: "read a chunk", error },
+        })?;
+        self.cache().put(item, index, bytes.clone());
+        Ok(bytes)
     }
 }
 

@@ -4,6 +4,7 @@
 //! has been paid for. What it *decides* is in `swarm_proto::peer`; here are its hands: disk, network, tracker,
 //! keyserver, player and command line. [`run`] is the whole program.
 
+pub mod buffers;
 pub mod catalog;
 pub mod cli;
 pub mod clock;

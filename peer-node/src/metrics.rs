@@ -43,9 +43,17 @@ impl Collector for Figures {
             let encoder = encoder.encode_descriptor(name, help, unit.as_ref(), gauge.metric_type())?;
             gauge.encode(encoder)?;
         }
-        let sent = ConstCounter::new(snapshot.uploaded_bytes);
-        let encoder =
-            encoder.encode_descriptor("uploaded", "Bytes passed on", Some(&Unit::Bytes), sent.metric_type())?;
-        sent.encode(encoder)
+        let readings = items.readings();
+        let counters = [
+            ("uploaded", "Bytes passed on", Some(Unit::Bytes), snapshot.uploaded_bytes),
+            ("chunks_read", "Chunks that were read from disk", None, readings.from_disk),
+            ("chunks_hashed_again", "Chunks on disk that were hashed again", None, readings.hashed),
+        ];
+        for (name, help, unit, value) in counters {
+            let counter = ConstCounter::new(value);
+            let encoder = encoder.encode_descriptor(name, help, unit.as_ref(), counter.metric_type())?;
+            counter.encode(encoder)?;
+        }
+        Ok(())
     }
 }

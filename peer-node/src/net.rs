@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::codec::Exchange;
 use self::codec::{Answered, Receipt};
 use self::swarm_task::SwarmTask;
+use crate::buffers::Buffers;
 use crate::config;
 
 /// Commands that wait for the task. Those who ask wait in turn; nothing is dropped.
@@ -64,6 +65,8 @@ pub struct Config {
     pub upload_bytes_per_sec: Option<u64>,
     /// A peer that owes answers and has sent no byte for this long is disconnected.
     pub silence: Duration,
+    /// Where chunks are received.
+    pub buffers: Buffers,
 }
 
 impl Config {
@@ -90,6 +93,7 @@ impl Config {
             connections: config.connections,
             upload_bytes_per_sec: None,
             silence: Duration::from_secs(10),
+            buffers: Buffers::default(),
         })
     }
 }

@@ -1,13 +1,16 @@
 //! Chunks that were verified a moment ago, kept in memory.
 //!
-//! What arrives is asked for again at once, by a neighbour or by a player. Bounded by bytes; the chunk that was not
-//! asked for the longest goes first.
+//! What arrives is asked for again at once, by a neighbour or by a player, and writes leave nothing of it in the page
+//! cache. Bounded by bytes; the chunk that was not asked for the longest goes first, and its memory takes the next one
+//! that arrives.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use swarm_proto::geometry::ChunkIndex;
 use swarm_proto::id::ItemId;
+
+use crate::buffers::Buffers;
 
 type Key = (ItemId, ChunkIndex);
 
@@ -19,11 +22,12 @@ pub(super) struct Cache {
     clock: u64,
     chunks: BTreeMap<Key, (u64, Bytes)>,
     by_age: BTreeMap<u64, Key>,
+    buffers: Buffers,
 }
 
 impl Cache {
-    pub(super) fn new(max_bytes: usize) -> Cache {
-        Cache { max_bytes, used_bytes: 0, clock: 0, chunks: BTreeMap::new(), by_age: BTreeMap::new() }
+    pub(super) fn new(max_bytes: usize, buffers: Buffers) -> Cache {
+        Cache { max_bytes, used_bytes: 0, clock: 0, chunks: BTreeMap::new(), by_age: BTreeMap::new(), buffers }
     }
 
     pub(super) fn get(&mut self, item: ItemId, index: ChunkIndex) -> Option<Bytes> {
@@ -64,6 +68,7 @@ impl Cache {
         if let Some((age, bytes)) = self.chunks.remove(&key) {
             self.by_age.remove(&age);
             self.used_bytes -= bytes.len();
+            self.buffers.give_back(bytes);
         }
     }
 }
@@ -81,7 +86,7 @@ mod tests {
 
     #[test]
     fn chunk_that_was_not_asked_for_the_longest_leaves_first() {
-        let mut cache = Cache::new(30);
+        let mut cache = Cache::new(30, Buffers::default());
         for raw in 0..3 {
             cache.put(ITEM, chunk(raw), Bytes::from(vec![0; 10]));
         }
@@ -93,14 +98,14 @@ mod tests {
 
     #[test]
     fn chunk_larger_than_the_cache_is_not_kept() {
-        let mut cache = Cache::new(5);
+        let mut cache = Cache::new(5, Buffers::default());
         cache.put(ITEM, chunk(0), Bytes::from_static(b"123456"));
         assert!(cache.get(ITEM, chunk(0)).is_none());
     }
 
     #[test]
     fn forgetting_an_item_leaves_the_others_and_frees_its_room() {
-        let mut cache = Cache::new(100);
+        let mut cache = Cache::new(100, Buffers::default());
         cache.put(ITEM, chunk(0), Bytes::from_static(b"a"));
         cache.put(ITEM, chunk(7), Bytes::from_static(b"b"));
         cache.put(OTHER, chunk(7), Bytes::from_static(b"c"));

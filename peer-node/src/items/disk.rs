@@ -1,6 +1,7 @@
 //! The folder of items: names, formats and the order in which files come and go.
 //!
 //! An item exists when its `.item` file does; manifest and bitmap are written before it appears and removed after it.
+//! A `.tail` is there while an item is being written; see `tail`.
 //! The bitmap is 12 bytes of header (`RSBM`, version, three zeros, number of chunks), the item id, one bit a chunk
 //! (lowest first) and the BLAKE3 of all that; it is replaced as a whole. Files with other names are left alone.
 
@@ -10,7 +11,6 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, Open
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use swarm_proto::bitmap::{Holding, bits_len};
@@ -18,12 +18,15 @@ use swarm_proto::geometry::{CHUNK_BYTES, ChunkIndex, MAX_CHUNKS};
 use swarm_proto::id::ItemId;
 use swarm_proto::manifest::{self, Manifest};
 
+use super::tail;
+
 /// What `publish` calls an item that it is still sealing: `<job>.sealing`.
 const SEALING_SUFFIX: &str = "sealing";
 
 const ITEM_SUFFIX: &str = "item";
 const MANIFEST_SUFFIX: &str = "manifest";
 const BITMAP_SUFFIX: &str = "bitmap";
+const TAIL_SUFFIX: &str = "tail";
 /// A bitmap or manifest that was being written when the program died.
 const TEMPORARY_SUFFIX: &str = "new";
 
@@ -32,6 +35,14 @@ const BITMAP_VERSION: u8 = 1;
 const BITMAP_HEADER_BYTES: usize = 12;
 const HASH_BYTES: usize = 32;
 const MAX_BITMAP_BYTES: usize = BITMAP_HEADER_BYTES + 2 * HASH_BYTES + bits_len(MAX_CHUNKS);
+
+/// What was found of an item.
+pub(super) struct Loaded {
+    pub(super) manifest: Manifest,
+    pub(super) holding: Holding,
+    /// Chunks that had to be hashed to know.
+    pub(super) hashed: u32,
+}
 
 /// The folder with all item files.
 #[derive(Debug, Clone)]
@@ -96,7 +107,8 @@ impl Folder {
             let item = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<ItemId>().ok());
             match (item, suffix) {
                 (Some(item), Some(ITEM_SUFFIX)) => items.push(item),
-                (Some(_), Some(MANIFEST_SUFFIX | BITMAP_SUFFIX | TEMPORARY_SUFFIX)) | (_, Some(SEALING_SUFFIX)) => {}
+                (Some(_), Some(MANIFEST_SUFFIX | BITMAP_SUFFIX | TAIL_SUFFIX | TEMPORARY_SUFFIX))
+                | (_, Some(SEALING_SUFFIX)) => {}
                 _ => tracing::warn!(path = %path.display(), "not a file of ours: left alone"),
             }
         }
@@ -106,28 +118,41 @@ impl Folder {
 
     /// Finds out what there is of an item, repairing what can be repaired; `None` when only its manifest could tell
     /// and that is missing or damaged.
-    pub(super) fn load(&self, item: ItemId) -> io::Result<Option<(Manifest, Holding)>> {
+    pub(super) fn load(&self, item: ItemId) -> io::Result<Option<Loaded>> {
         let Some(manifest) = self.read_manifest(item)? else { return Ok(None) };
         let geometry = *manifest.geometry();
         let file = OpenOptions::new().read(true).write(true).open(self.item_path(&item))?;
         let found = file.metadata()?.len();
-        let holding = match self.read_bitmap(&item, geometry.n_chunks())? {
-            Some(holding) => holding,
+        let marked = self.read_bitmap(&item, geometry.n_chunks())?;
+        let unsure: Vec<ChunkIndex> = match &marked {
+            Some(marked) => {
+                let written = tail::read(&self.tail_path(&item))?;
+                geometry.chunks().filter(|chunk| written.contains(chunk) && !marked.contains(*chunk)).collect()
+            }
             None => {
                 tracing::warn!(%item, "the bitmap is missing or damaged: hashing the whole item");
-                hash_all(&file, &manifest)?
+                geometry.chunks().collect()
             }
         };
-        let there = cut_to(holding.clone(), &manifest, found);
+        let sound = hash(&file, &manifest, &unsure)?;
+        if !unsure.is_empty() {
+            tracing::info!(%item, hashed = unsure.len(), sound = sound.len(), "an item goes on where it stopped");
+        }
+        let holding = marked.as_ref().map_or(sound.clone(), |marked| marked.union(&sound));
+        let there = cut_to(holding, &manifest, found);
         if found != geometry.sealed_len() {
             tracing::warn!(%item, found, expected = geometry.sealed_len(), "the item file has another length");
             file.set_len(geometry.sealed_len())?;
         }
-        if there != holding || self.read_bitmap(&item, geometry.n_chunks())?.is_none() {
+        if marked.as_ref() != Some(&there) {
+            // What a tail names may still be on its way to the disk.
+            file.sync_data()?;
             self.write_bitmap(&item, &there)?;
             self.sync()?;
         }
-        Ok(Some((manifest, there)))
+        self.forget_tail(&item)?;
+        let hashed = u32::try_from(unsure.len()).unwrap_or(u32::MAX);
+        Ok(Some(Loaded { manifest, holding: there, hashed }))
     }
 
     /// Makes the files of an item of which nothing is held yet. A file that is there already keeps its bytes.
@@ -154,24 +179,20 @@ impl Folder {
     }
 
     pub(super) fn delete(&self, item: &ItemId) -> io::Result<()> {
-        for suffix in [ITEM_SUFFIX, BITMAP_SUFFIX, MANIFEST_SUFFIX] {
-            match fs::remove_file(self.file(item, suffix)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+        for suffix in [ITEM_SUFFIX, BITMAP_SUFFIX, MANIFEST_SUFFIX, TAIL_SUFFIX] {
+            remove_if_there(&self.file(item, suffix))?;
         }
         self.sync()
     }
 
-    pub(super) fn open_for_writing(&self, item: &ItemId) -> io::Result<File> {
-        OpenOptions::new().write(true).open(self.item_path(item))
+    /// Where chunks are named that the bitmap does not hold yet.
+    pub(super) fn tail_path(&self, item: &ItemId) -> PathBuf {
+        self.file(item, TAIL_SUFFIX)
     }
 
-    pub(super) fn read_chunk(&self, manifest: &Manifest, index: ChunkIndex) -> io::Result<Bytes> {
-        let file = File::open(self.item_path(&manifest.item()))?;
-        let mut bytes = vec![0; manifest.geometry().chunk_len(index)];
-        file.read_exact_at(&mut bytes, manifest.geometry().chunk_range(index).start)?;
-        Ok(bytes.into())
+    /// Everything that the tail names is in the bitmap.
+    pub(super) fn forget_tail(&self, item: &ItemId) -> io::Result<()> {
+        remove_if_there(&self.tail_path(item))
     }
 
     /// The manifest, if it is there and proves itself.
@@ -237,12 +258,12 @@ fn cut_to(mut holding: Holding, manifest: &Manifest, len: u64) -> Holding {
     holding
 }
 
-/// Which chunks of a file are what they should be.
-fn hash_all(file: &File, manifest: &Manifest) -> io::Result<Holding> {
+/// Which of these chunks of a file are what they should be.
+fn hash(file: &File, manifest: &Manifest, chunks: &[ChunkIndex]) -> io::Result<Holding> {
     let geometry = manifest.geometry();
     let mut holding = Holding::empty(geometry.n_chunks()).expect("a manifest has a possible size");
     let mut buffer = vec![0; CHUNK_BYTES as usize];
-    for chunk in geometry.chunks() {
+    for &chunk in chunks {
         let bytes = &mut buffer[..geometry.chunk_len(chunk)];
         match file.read_exact_at(bytes, geometry.chunk_range(chunk).start) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
@@ -253,6 +274,13 @@ fn hash_all(file: &File, manifest: &Manifest) -> io::Result<Holding> {
         }
     }
     Ok(holding)
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// The whole file, unless it is not there; one that is too long is as good as damaged and comes back cut.

@@ -1,13 +1,13 @@
 //! The thread that changes item files, and the one that waits for the disk.
 //!
-//! Chunks are written as they come and collected in a batch: [`BATCH_BYTES`] or [`BATCH_AGE`], whichever is first. The
-//! batch goes to the sealing thread, which makes the data durable and only then promises it in the bitmap, while the
-//! next batch is being written. Files are deleted only when no batch is on its way.
+//! Chunks are written as they come and collected in a batch: [`BATCH_BYTES`], [`BATCH_AGE`] or the end of an item,
+//! whichever is first. The batch goes to the sealing thread, which makes the data durable and only then promises it in
+//! the bitmap, while the next batch is being written. Files are deleted only when no batch is on its way.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::collections::btree_map::Entry as Slot;
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::ops::Range;
 use std::sync::{Arc, mpsc as sync_mpsc};
 use std::time::Duration;
 
@@ -19,10 +19,14 @@ use swarm_proto::manifest::Manifest;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::disk::Loaded;
+use super::file::{ItemFile, Sheet};
+use super::tail::Tail;
 use super::{Entry, Folder, ItemsError, Shared};
 
-/// What a crash costs at most, in bytes, times the batches under way: small enough to fetch again without notice,
-/// large enough that a disk's wait for durability is paid rarely.
+/// What a crash costs at most, in bytes, times the batches under way: hashed again when the program has died, fetched
+/// again when the power was cut. Small enough for both to pass without notice, large enough that a disk's wait for
+/// durability is paid rarely.
 const BATCH_BYTES: u64 = 16 << 20;
 
 /// What a crash costs at most in time.
@@ -46,14 +50,21 @@ pub(super) enum Command {
 /// Items whose bitmap has fallen behind.
 #[derive(Default)]
 struct Batch {
-    files: BTreeMap<ItemId, Arc<File>>,
+    items: BTreeMap<ItemId, Behind>,
     bytes: u64,
     since: Option<Instant>,
 }
 
+/// One of them.
+struct Behind {
+    file: ItemFile,
+    tail: Tail,
+    written: Vec<Range<u64>>,
+}
+
 /// What the sealing thread makes durable: data first, then the promise.
 enum Sealing {
-    Items(Vec<(ItemId, Arc<File>, Holding)>),
+    Items(Vec<(ItemId, Behind, Holding)>),
     /// Everything before this is durable.
     Barrier(sync_mpsc::SyncSender<()>),
 }
@@ -62,6 +73,7 @@ struct Writer {
     shared: Arc<Shared>,
     sealer: sync_mpsc::SyncSender<Sealing>,
     batch: Batch,
+    sheet: Sheet,
 }
 
 /// Starts both threads. They end when the last handle is gone, after everything written is durable.
@@ -70,7 +82,8 @@ pub(super) fn start(shared: Arc<Shared>, commands: mpsc::Receiver<Command>) -> i
     let (sealer, batches) = sync_mpsc::sync_channel(BATCH_QUEUE);
     let folder = shared.folder.clone();
     std::thread::Builder::new().name("items-sealer".to_owned()).spawn(move || seal(&folder, &batches))?;
-    let writer = Writer { shared, sealer, batch: Batch::default() };
+    let sheet = Sheet::of(&shared.buffers);
+    let writer = Writer { shared, sealer, batch: Batch::default(), sheet };
     std::thread::Builder::new()
         .name("items-writer".to_owned())
         .spawn(move || runtime.block_on(writer.run(commands)))?;
@@ -144,14 +157,20 @@ impl Writer {
         if entry.holding.contains(index) {
             return Ok(());
         }
-        let file = self.file(item)?;
-        match file.write_all_at(&sealed, range.start) {
+        let behind = self.batch.behind(&self.shared, item)?;
+        match behind.file.write(&sealed, range.start, &mut self.sheet).and_then(|()| behind.tail.add(index)) {
             Err(error) if is_full(&error) => return Err(ItemsError::StorageFull { item, short: sealed.len() as u64 }),
             written => written.map_err(|error| ItemsError::Disk { item, what: "write a chunk", error })?,
         }
-        self.batch.add(item, file, sealed.len() as u64);
+        behind.wrote(range);
+        self.batch.bytes += sealed.len() as u64;
         self.shared.cache().put(item, index, sealed);
-        self.shared.change(|list| list.get_mut(&item).map(|entry| entry.holding.insert(index)));
+        let is_complete = self.shared.change(|list| {
+            list.get_mut(&item).is_some_and(|entry| entry.holding.insert(index) && entry.holding.is_complete())
+        });
+        if is_complete {
+            self.hand_over_batch();
+        }
         Ok(())
     }
 
@@ -159,8 +178,7 @@ impl Writer {
         self.shared.cache().forget_chunk(item, index);
         let was_held = self.shared.change(|list| list.get_mut(&item).is_some_and(|entry| entry.holding.remove(index)));
         if was_held {
-            let file = self.file(item)?;
-            self.batch.add(item, file, 0);
+            self.batch.behind(&self.shared, item)?;
         }
         Ok(())
     }
@@ -192,13 +210,16 @@ impl Writer {
         self.flush();
         self.shared.change(|list| list.remove(&item));
         self.shared.cache().forget_item(item);
+        self.shared.reader.forget(&item);
         self.shared.folder.delete(&item).map_err(|error| ItemsError::Disk { item, what: "delete the files", error })
     }
 
     /// Reads an item that is new in the folder and puts it on the list.
     fn take(&mut self, item: ItemId, what: &'static str) -> Result<Holding, ItemsError> {
         let loaded = self.shared.folder.load(item).map_err(|error| ItemsError::Disk { item, what, error })?;
-        let (manifest, holding) = loaded.ok_or(ItemsError::Unknown(item))?;
+        let Loaded { manifest, holding, hashed } = loaded.ok_or(ItemsError::Unknown(item))?;
+        self.shared.reader.count_hashed(hashed);
+        self.shared.reader.forget(&item);
         let entry = Entry { manifest: Arc::new(manifest), holding: holding.clone() };
         self.shared.change(|list| list.insert(item, entry));
         Ok(holding)
@@ -208,21 +229,13 @@ impl Writer {
         self.shared.read(|list| list.get(&item).map(|entry| entry.holding.clone()))
     }
 
-    fn file(&self, item: ItemId) -> Result<Arc<File>, ItemsError> {
-        if let Some(file) = self.batch.files.get(&item) {
-            return Ok(file.clone());
-        }
-        let opened = self.shared.folder.open_for_writing(&item);
-        opened.map(Arc::new).map_err(|error| ItemsError::Disk { item, what: "open the file", error })
-    }
-
     /// Gives the batch to the sealing thread; waits when that is two batches behind.
     fn hand_over_batch(&mut self) {
-        let Batch { files, .. } = std::mem::take(&mut self.batch);
+        let Batch { items, .. } = std::mem::take(&mut self.batch);
         let items: Vec<_> = self.shared.read(|list| {
-            files
+            items
                 .into_iter()
-                .filter_map(|(item, file)| list.get(&item).map(|entry| (item, file, entry.holding.clone())))
+                .filter_map(|(item, behind)| list.get(&item).map(|entry| (item, behind, entry.holding.clone())))
                 .collect()
         });
         if !items.is_empty() {
@@ -239,10 +252,29 @@ impl Writer {
 }
 
 impl Batch {
-    fn add(&mut self, item: ItemId, file: Arc<File>, bytes: u64) {
-        self.files.insert(item, file);
-        self.bytes += bytes;
+    /// The files of an item, which is behind from now on.
+    fn behind(&mut self, shared: &Shared, item: ItemId) -> Result<&mut Behind, ItemsError> {
+        let behind = match self.items.entry(item) {
+            Slot::Occupied(slot) => slot.into_mut(),
+            Slot::Vacant(slot) => {
+                let disk = |error| ItemsError::Disk { item, what: "open the files", error };
+                let file = ItemFile::open(&shared.folder.item_path(&item), shared.direct_writes).map_err(disk)?;
+                let tail = Tail::open(&shared.folder.tail_path(&item)).map_err(disk)?;
+                slot.insert(Behind { file, tail, written: Vec::new() })
+            }
+        };
         self.since.get_or_insert_with(Instant::now);
+        Ok(behind)
+    }
+}
+
+impl Behind {
+    /// Chunks mostly come one after the other.
+    fn wrote(&mut self, range: Range<u64>) {
+        match self.written.last_mut().filter(|last| last.end == range.start) {
+            Some(last) => last.end = range.end,
+            None => self.written.push(range),
+        }
     }
 }
 
@@ -262,9 +294,14 @@ fn seal(folder: &Folder, batches: &sync_mpsc::Receiver<Sealing>) {
 
 /// A failure costs durability, never truth: whatever is not on disk is found out when it is read. The folder itself is
 /// not waited for: until it is durable, the bitmap before this one stands, which promises less.
-fn seal_items(folder: &Folder, items: &[(ItemId, Arc<File>, Holding)]) {
-    for (item, file, holding) in items {
-        if let Err(error) = file.sync_data().and_then(|()| folder.write_bitmap(item, holding)) {
+fn seal_items(folder: &Folder, items: &[(ItemId, Behind, Holding)]) {
+    for (item, behind, holding) in items {
+        let sealed = behind.file.make_durable(&behind.written).and_then(|()| folder.write_bitmap(item, holding));
+        let sealed = match holding.is_complete() {
+            true => sealed.and_then(|()| folder.forget_tail(item)),
+            false => sealed,
+        };
+        if let Err(error) = sealed {
             tracing::error!(%item, %error, "what was written could not be made durable");
         }
     }

@@ -89,7 +89,7 @@ pub(super) fn build(keypair: &Keypair, config: &Config) -> anyhow::Result<Swarm<
         ping: ping::Behaviour::default(),
         kad: kademlia(peer, config.kad_server),
         chunks: request_response::Behaviour::with_codec(
-            Codec::new(Arc::new(Throttle::new(config.upload_bytes_per_sec))),
+            Codec::new(Arc::new(Throttle::new(config.upload_bytes_per_sec)), config.buffers.clone()),
             [(CHUNK_PROTOCOL, ProtocolSupport::Full)],
             request_response::Config::default()
                 .with_request_timeout(ANSWER_WITHIN)

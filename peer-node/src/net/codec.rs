@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::throttle::Throttle;
+use crate::buffers::Buffers;
 
 /// A request must be here this soon after its stream was opened.
 const READ_REQUEST_WITHIN: Duration = Duration::from_secs(10);
@@ -97,19 +98,20 @@ impl Drop for Receipt {
 #[derive(Debug)]
 pub(super) struct Codec {
     throttle: Arc<Throttle>,
+    buffers: Buffers,
     /// What this stream asked; none on the answering side.
     asked: Option<(Ask, Arc<Exchange>)>,
 }
 
 impl Codec {
-    pub(super) fn new(throttle: Arc<Throttle>) -> Self {
-        Self { throttle, asked: None }
+    pub(super) fn new(throttle: Arc<Throttle>, buffers: Buffers) -> Self {
+        Self { throttle, buffers, asked: None }
     }
 }
 
 impl Clone for Codec {
     fn clone(&self) -> Self {
-        Self::new(self.throttle.clone())
+        Self::new(self.throttle.clone(), self.buffers.clone())
     }
 }
 
@@ -146,7 +148,7 @@ impl request_response::Codec for Codec {
     {
         let (ask, exchange) = self.asked.take().expect("an answer is read on the stream that asked");
         let answer = tokio::select! {
-            answer = read_answer(io, ask, &exchange) => answer?,
+            answer = read_answer(io, ask, &exchange, &self.buffers) => answer?,
             () = exchange.cancelled.cancelled() => return Err(io::ErrorKind::Interrupted.into()),
         };
         Ok(Answered { answer, receipt: Receipt::default() })
@@ -182,7 +184,12 @@ async fn read_request<T: AsyncRead + Unpin>(io: &mut T) -> io::Result<Result<Req
     Ok(header.with_body(ticket.into()))
 }
 
-async fn read_answer<T: AsyncRead + Unpin>(io: &mut T, ask: Ask, exchange: &Exchange) -> io::Result<Answer> {
+async fn read_answer<T: AsyncRead + Unpin>(
+    io: &mut T,
+    ask: Ask,
+    exchange: &Exchange,
+    buffers: &Buffers,
+) -> io::Result<Answer> {
     let mut header = [0; ANSWER_HEADER_BYTES];
     io.read_exact(&mut header).await?;
     let header = AnswerHeader::decode(&header).map_err(invalid)?;
@@ -190,7 +197,17 @@ async fn read_answer<T: AsyncRead + Unpin>(io: &mut T, ask: Ask, exchange: &Exch
     if is_unasked && header.values_len() > 0 {
         return Err(invalid(WireError::Reserved("count of segment values that were not asked for")));
     }
-    let body = read_body(io, header.body_len(), longest(ask), exchange).await?;
+    let (len, max) = (header.body_len(), longest(ask));
+    if len > max {
+        return Err(invalid(WireError::TooLarge { field: "body", found: len as u64, max: max as u64 }));
+    }
+    // Chunks come into memory that has been used before. Zeroed pages come from the system untouched: they cost memory
+    // only once bytes are there to fill them.
+    let body = match ask {
+        Ask::Chunk { .. } => buffers.take(len),
+        Ask::Manifest | Ask::Holding => BytesMut::zeroed(len),
+    };
+    let body = read_body(io, body, exchange).await?;
     header.with_body(body).map_err(invalid)
 }
 
@@ -206,14 +223,9 @@ fn longest(ask: Ask) -> usize {
     }
 }
 
-async fn read_body<T: AsyncRead + Unpin>(io: &mut T, len: usize, max: usize, exchange: &Exchange) -> io::Result<Bytes> {
-    if len > max {
-        return Err(invalid(WireError::TooLarge { field: "body", found: len as u64, max: max as u64 }));
-    }
-    // Zeroed pages come from the system untouched: they cost memory only once bytes are there to fill them.
-    let mut body = BytesMut::zeroed(len);
+async fn read_body<T: AsyncRead + Unpin>(io: &mut T, mut body: BytesMut, exchange: &Exchange) -> io::Result<Bytes> {
     let mut filled = 0;
-    while filled < len {
+    while filled < body.len() {
         let n = io.read(&mut body[filled..]).await?;
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -243,7 +255,7 @@ mod tests {
     const PROTOCOL: StreamProtocol = StreamProtocol::new("/test/1");
 
     fn codec() -> Codec {
-        Codec::new(Arc::new(Throttle::new(None)))
+        Codec::new(Arc::new(Throttle::new(None)), Buffers::default())
     }
 
     async fn answer_to(ask: Ask, bytes: Vec<u8>) -> io::Result<Answer> {

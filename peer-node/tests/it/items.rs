@@ -154,7 +154,7 @@ async fn files_of_others_are_left_alone() {
 #[tokio::test]
 async fn item_that_does_not_fit_says_how_much_is_missing() {
     let (root, made) = (folder(), item(MIB, 1));
-    let config = config::Items { reserve: ByteSize(1 << 60), cache: ByteSize::mib(1) };
+    let config = config::Items { reserve: ByteSize(1 << 60), cache: ByteSize::mib(1), direct_writes: true };
     let items = Items::open(root.path(), &config).expect("opens");
     match items.reserve(made.manifest.item(), made.manifest.clone()).await {
         Err(ItemsError::StorageFull { short, .. }) => assert!(short > 1 << 59),
@@ -228,6 +228,78 @@ async fn written_chunks_become_durable_by_themselves() {
         assert!(Instant::now() < deadline, "a batch waits for more than its age");
         tokio::task::yield_now().await;
     }
+}
+
+/// Three batches of 16 MiB may be on their way when the program dies.
+const CHUNKS_UNDER_WAY: u64 = 48;
+
+#[tokio::test]
+async fn after_kill_9_nothing_that_had_arrived_is_lost_and_only_the_last_batches_are_hashed() {
+    let (root, made) = (folder(), item(96 * MIB, 1));
+    let items = open(root.path());
+    let id = made.manifest.item();
+    items.reserve(id, made.manifest.clone()).await.expect("room");
+    let arrived: Vec<u32> = (0..88).collect();
+    for chunk in &arrived {
+        items.write(id, index(*chunk), made.chunk(*chunk)).await.expect("written");
+    }
+    let copies = folder();
+    snapshot(root.path(), copies.path());
+
+    let items = open(copies.path());
+    let found = items.holding(&id).expect("there");
+    assert_eq!(found.iter().map(u32::from).collect::<Vec<_>>(), arrived);
+    assert!(items.readings().hashed <= CHUNKS_UNDER_WAY, "{:?}", items.readings());
+    drop(items);
+    let items = open(copies.path());
+    assert_eq!((items.holding(&id), items.readings().hashed), (Some(found), 0), "once is enough");
+}
+
+#[tokio::test]
+async fn chunk_that_a_crash_tore_is_not_held_whatever_the_tail_says() {
+    let (root, made) = (folder(), item(3 * MIB, 1));
+    let items = open(root.path());
+    let id = made.manifest.item();
+    items.reserve(id, made.manifest.clone()).await.expect("room");
+    items.flush().await.expect("flushed");
+    items.write(id, index(0), made.chunk(0)).await.expect("written");
+    items.write(id, index(2), made.chunk(2)).await.expect("written");
+    let copies = folder();
+    snapshot(root.path(), copies.path());
+    overwrite(&file(copies.path(), &made, "item"), 2 * MIB as u64 + 9, b"half a page");
+    let found = open(copies.path()).holding(&id).expect("there");
+    assert_eq!(found.iter().map(u32::from).collect::<Vec<_>>(), [0]);
+}
+
+#[tokio::test]
+async fn chunk_is_hashed_once_while_its_file_stays_as_it_is_and_again_when_it_changes() {
+    let (root, made) = (folder(), item(5 * MIB, 1));
+    let id = made.manifest.item();
+    hold(&open(root.path()), &made).await;
+    let items = open(root.path());
+    // More than the cache in memory holds.
+    let read_all = async || {
+        for chunk in 0..5 {
+            assert_eq!(items.read_chunk(id, index(chunk)).await.expect("sound"), made.chunk(chunk));
+        }
+        items.readings()
+    };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut before = read_all().await;
+    loop {
+        let after = read_all().await;
+        assert!(after.from_disk > before.from_disk, "the test reads from disk");
+        if after.hashed == before.hashed {
+            break;
+        }
+        // A file that was written seconds ago may change without its times showing it.
+        assert!(Instant::now() < deadline, "it is hashed at every read: {after:?}");
+        before = after;
+    }
+    overwrite(&file(root.path(), &made, "item"), MIB as u64 + 77, b"rot");
+    // Chunks 3 and 4 were read last, so chunk 1 is not in memory.
+    assert!(matches!(items.read_chunk(id, index(1)).await, Err(ItemsError::Rotten(..))));
+    assert_eq!(items.read_chunk(id, index(2)).await.expect("sound"), made.chunk(2));
 }
 
 #[derive(Debug, Clone)]

@@ -56,7 +56,7 @@ pub(crate) fn index(raw: u32) -> ChunkIndex {
 }
 
 pub(crate) fn open(root: &Path) -> Items {
-    let config = config::Items { reserve: ByteSize::mib(1), cache: ByteSize::mib(2) };
+    let config = config::Items { reserve: ByteSize::mib(1), cache: ByteSize::mib(2), direct_writes: true };
     Items::open(root, &config).expect("the folder opens")
 }
 

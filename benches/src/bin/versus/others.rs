@@ -3,6 +3,7 @@
 //! Each source and each sink is a process of its own; a source is ready before the clock starts. Nothing is fetched
 //! from anywhere: a program that is not installed is reported with the command that installs it.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -19,6 +20,9 @@ use super::{Original, Shape, torrent};
 const READY_WITHIN: Duration = Duration::from_secs(120);
 /// How often a source is asked whether it is ready.
 const ASK_EVERY: Duration = Duration::from_millis(20);
+
+/// Where contenders complain, beside their outputs.
+const ERRORS: &str = "errors";
 
 /// Another way to bring a file from here to there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,15 +133,15 @@ pub(super) async fn run(
     rustix::fs::sync();
     let setup = Setup { other, programs, original, folder, port: free_port()? };
     setup.write_files()?;
-    let mut source = setup.source().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("no source")?;
+    let mut source = setup.source()?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("no source")?;
     let pid = source.id().context("the source has ended")?;
-    let said = setup.ready(&mut source).await.context("the source is not ready")?;
+    let said = setup.ready(&mut source).await.with_context(|| format!("no source; {}", setup.complaint()))?;
 
     let (cpu_before, ended_before) = (measure::cpu_s(pid)?.0, measure::cpu_s(std::process::id())?.1);
     let begun = Instant::now();
     let mut sinks = Vec::new();
     for (n, output) in outputs.iter().enumerate() {
-        sinks.push(setup.sink(n, output, &said).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?);
+        sinks.push(setup.sink(n, output, &said)?.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?);
     }
     let first_byte = FirstByte::within(outputs.clone(), (original.len / 2).min(1 << 20));
     let mut seen = Seen::default();
@@ -149,7 +153,7 @@ pub(super) async fn run(
             }
             match sink.try_wait()? {
                 None => all_done = false,
-                Some(status) => ensure!(status.success(), "a sink ended with {status}"),
+                Some(status) => ensure!(status.success(), "a sink ended with {status}; {}", setup.complaint()),
             }
         }
         Ok(all_done)
@@ -182,7 +186,7 @@ impl Setup<'_> {
                 Ok(std::fs::write(self.folder.join("nginx.conf"), self.nginx_conf()?)?)
             }
             Other::Libtorrent | Other::LibtorrentEncrypted => {
-                std::fs::write(self.folder.join("libtorrent.py"), include_str!("libtorrent.py"))?;
+                std::fs::write(self.folder.join("torrent_pair.py"), include_str!("torrent_pair.py"))?;
                 torrent::write(&self.original.path, &self.torrent())
             }
             Other::Rqbit => torrent::write(&self.original.path, &self.torrent()),
@@ -212,14 +216,21 @@ impl Setup<'_> {
         self.original.path.parent().context("the file is in a folder")
     }
 
-    fn command(&self, program: &Path) -> Command {
+    /// What the programs complain of goes to one file.
+    fn command(&self, program: &Path) -> anyhow::Result<Command> {
+        let errors = File::options().create(true).append(true).open(self.folder.join(ERRORS))?;
         let mut command = Command::new(program);
-        command.kill_on_drop(true).current_dir(self.folder).env("HOME", self.folder).stderr(Stdio::null());
-        command
+        command.kill_on_drop(true).current_dir(self.folder).env("HOME", self.folder).stderr(errors);
+        Ok(command)
     }
 
-    fn source(&self) -> Command {
-        let mut command = self.command(&self.programs.source);
+    fn complaint(&self) -> String {
+        let errors = std::fs::read_to_string(self.folder.join(ERRORS)).unwrap_or_default();
+        errors.lines().last().map_or_else(|| "it said nothing".to_owned(), |line| format!("it said: {line}"))
+    }
+
+    fn source(&self) -> anyhow::Result<Command> {
+        let mut command = self.command(&self.programs.source)?;
         let file = &self.original.path;
         match self.other {
             Other::RawTcp => command.args(["as", "raw-source"]).arg(file),
@@ -228,7 +239,7 @@ impl Setup<'_> {
                 command.arg("-e").arg(errors).arg("-p").arg(self.folder).arg("-c").arg(self.folder.join("nginx.conf"))
             }
             Other::Libtorrent | Other::LibtorrentEncrypted => command
-                .arg(self.folder.join("libtorrent.py"))
+                .arg(self.folder.join("torrent_pair.py"))
                 .arg("seed")
                 .arg(file)
                 .arg(self.torrent())
@@ -239,11 +250,11 @@ impl Setup<'_> {
                 .arg(self.torrent()),
             Other::IrohBlobs => command.arg("serve").arg(file).arg(self.folder.join("source-store")),
         };
-        command
+        Ok(command)
     }
 
-    fn sink(&self, n: usize, output: &Path, said: &str) -> Command {
-        let mut command = self.command(&self.programs.sink);
+    fn sink(&self, n: usize, output: &Path, said: &str) -> anyhow::Result<Command> {
+        let mut command = self.command(&self.programs.sink)?;
         let file = output.join("film.bin");
         match self.other {
             Other::RawTcp => {
@@ -255,7 +266,7 @@ impl Setup<'_> {
                 command.args(["-skfo"]).arg(file).arg(format!("https://127.0.0.1:{}/film.bin", self.port))
             }
             Other::Libtorrent | Other::LibtorrentEncrypted => command
-                .arg(self.folder.join("libtorrent.py"))
+                .arg(self.folder.join("torrent_pair.py"))
                 .args(["fetch", said])
                 .arg(self.torrent())
                 .arg(output)
@@ -271,7 +282,7 @@ impl Setup<'_> {
             }
             Other::IrohBlobs => command.args(["fetch", said]).arg(output.join("store")).arg(file),
         };
-        command
+        Ok(command)
     }
 
     fn encryption(&self) -> &'static str {

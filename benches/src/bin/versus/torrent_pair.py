@@ -1,7 +1,7 @@
 """A libtorrent source or sink on loopback, nothing else switched on.
 
-libtorrent.py seed FILE TORRENT plain|encrypted    prints its port, ends with its standard input
-libtorrent.py fetch PORT TORRENT FOLDER plain|encrypted
+torrent_pair.py seed FILE TORRENT plain|encrypted    prints its port, ends with its standard input
+torrent_pair.py fetch PORT TORRENT FOLDER plain|encrypted
 """
 import os
 import sys
