@@ -136,7 +136,7 @@ mod tests {
         file.write(&pattern(5_000, 3), 2 * CHUNK_BYTES, &mut sheet).expect("the end");
         file.write(&aligned, CHUNK_BYTES, &mut sheet).expect("the middle");
         file.write(&unaligned, 0, &mut sheet).expect("the beginning");
-        file.make_durable(&[0..2 * CHUNK_BYTES + 5_000]).expect("durable");
+        file.make_durable(&[0..CHUNK_BYTES, CHUNK_BYTES..2 * CHUNK_BYTES + 5_000]).expect("durable");
         std::fs::read(path).expect("read")
     }
 

@@ -3,6 +3,8 @@
 //! Daemons end with this process, even when it is killed. The user's own configuration is never read: every process has
 //! a home folder of its own.
 
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,6 +18,9 @@ use tokio::process::{Child, Command};
 const START_OR_STOP_WITHIN: Duration = Duration::from_secs(20);
 /// How long a command may run; publishing seals the whole file.
 const COMMAND_WITHIN: Duration = Duration::from_secs(300);
+/// How long a server may take to answer a question about itself, and how much it may say.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+const MAX_ANSWER_BYTES: u64 = 1 << 20;
 
 fn program(role: &str, home: &Path) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("failed to find this program")?);
@@ -76,6 +81,11 @@ impl Daemon {
         run(self.role, &self.data, args).await
     }
 
+    /// `kill -9`.
+    pub(super) async fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill().await.with_context(|| format!("failed to kill {}", self.role))
+    }
+
     /// Asks it to stop (SIGTERM) and waits until it has drained.
     pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
         if let Some(pid) = self.child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
@@ -85,6 +95,16 @@ impl Daemon {
         ended.with_context(|| format!("{} did not stop in time", self.role))??;
         Ok(())
     }
+}
+
+/// What a server on this computer answers to a GET, headers and all.
+pub(super) fn get(address: &str, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(ANSWERS_WITHIN))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.take(MAX_ANSWER_BYTES).read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// Runs a command to its end; the last JSON object that it printed.

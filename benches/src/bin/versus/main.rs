@@ -18,6 +18,7 @@ mod others;
 mod ours;
 mod raw_tcp;
 mod report;
+mod restart;
 mod torrent;
 
 use std::ffi::OsString;
@@ -64,6 +65,9 @@ struct Options {
     /// Where the chart goes; not drawn with --json.
     #[arg(long, default_value = "versus.svg", value_name = "FILE")]
     svg: PathBuf,
+    /// Only kill a box of ours at nine tenths of the file, and see how it goes on.
+    #[arg(long, conflicts_with_all = ["only", "shape"])]
+    restart: bool,
     /// One JSON object per contender and shape on standard output.
     #[arg(long)]
     json: bool,
@@ -161,6 +165,14 @@ async fn run(options: Options) -> anyhow::Result<Exit> {
     let folder = tempfile::Builder::new().prefix("reelswarm-versus-").tempdir_in(&base)?;
     let original = Original::make(&folder.path().join("source"), options.size.bytes())?;
     let mut report = Report::new(options.json, options.runs);
+    if options.restart {
+        let mut swarm = Swarm::start(&folder.path().join("swarm"), &original, &options.settings).await?;
+        for _ in 0..options.runs {
+            report.restarted(&swarm.kill_and_go_on().await?);
+        }
+        swarm.stop().await?;
+        return Ok(Exit::Done);
+    }
 
     let mut present = Vec::new();
     for contender in contenders {

@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 use super::measure::{self, FirstByte, Run, Seen};
-use super::{Original, Shape, torrent};
+use super::{Original, Shape, commands, torrent};
 
 /// A source that is not ready by then has failed; hashing a large file counts.
 const READY_WITHIN: Duration = Duration::from_secs(120);
@@ -335,13 +335,7 @@ fn rqbit(command: &mut Command, port: u16) -> &mut Command {
 }
 
 fn ask_rqbit(port: u16) -> std::io::Result<String> {
-    use std::io::{Read as _, Write as _};
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-    stream.write_all(b"GET /torrents/0/stats/v1 HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(1 << 16).read_to_string(&mut answer)?;
-    Ok(answer)
+    commands::get(&format!("127.0.0.1:{port}"), "/torrents/0/stats/v1")
 }
 
 fn free_port() -> anyhow::Result<u16> {

@@ -12,7 +12,7 @@ use daemon::client::{self, Trust};
 use daemon::token::{self, Bearer, OperatorToken};
 use swarm_proto::bitmap::Holding;
 use swarm_proto::pb::node::node_client::NodeClient;
-use swarm_proto::pb::node::{AddToQueueRequest, GetStatusRequest, TitleQuery};
+use swarm_proto::pb::node::{AddToQueueRequest, GetStatusRequest, Status, TitleQuery};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
@@ -25,6 +25,8 @@ const TITLE: &str = "Versus";
 const IN_TOUCH_WITHIN: Duration = Duration::from_secs(20);
 /// How often it is asked whether it is.
 const ASK_EVERY: Duration = Duration::from_millis(20);
+/// Traffic is counted four times a second.
+const SETTLED_AFTER: Duration = Duration::from_millis(600);
 /// Before the bits in a bitmap: 12 bytes of header and the item's id.
 const BITMAP_BITS_AT: usize = 44;
 /// After them: a checksum.
@@ -35,7 +37,7 @@ pub(super) struct Swarm {
     folder: PathBuf,
     tracker: Daemon,
     keyserver: Daemon,
-    seed: Daemon,
+    seed: Sink,
     /// The title's item, as its files are called.
     item: String,
     n_chunks: u32,
@@ -45,10 +47,17 @@ pub(super) struct Swarm {
     customers: usize,
 }
 
-/// A box that is asked over its control service.
-struct Sink {
+/// A device that is asked over its control service.
+pub(super) struct Sink {
     daemon: Daemon,
     client: NodeClient<InterceptedService<Channel, Bearer>>,
+    settings: Vec<String>,
+}
+
+/// One that has been killed.
+pub(super) struct Killed {
+    data: PathBuf,
+    settings: Vec<String>,
 }
 
 impl Swarm {
@@ -72,12 +81,12 @@ impl Swarm {
         for shop in [&tracker, &keyserver] {
             shop.command(&["publisher", "add", &publisher, "--name", "Versus pictures"]).await?;
         }
-        let seed = device(folder, &tracker, "seed", "seed", settings).await?;
+        let seed = Sink::enrol(folder, &tracker, "seed", "seed", settings).await?;
         let film = original.path.to_str().context("the file has a readable name")?;
         let args = ["publish", film, "--title", TITLE, "--offer", "rent:2.99EUR:48h", "--publisher-key", key];
-        let item = text(&seed.command(&args).await?, "item")?;
+        let item = text(&seed.daemon.command(&args).await?, "item")?;
         let sealed = item.parse().context("an item is named by its hash")?;
-        let len = std::fs::metadata(seed.data.join(format!("items/{item}.item")))?.len();
+        let len = std::fs::metadata(seed.daemon.data.join(format!("items/{item}.item")))?.len();
         let n_chunks = u32::try_from(len.div_ceil(1 << 20))?;
         let folder = folder.to_path_buf();
         Ok(Swarm {
@@ -97,14 +106,11 @@ impl Swarm {
     pub(super) async fn run(&mut self, shape: Shape, original: &Original) -> anyhow::Result<Run> {
         let mut sinks = Vec::new();
         for _ in 0..shape.0 {
-            self.customers += 1;
-            let name = format!("box-{}", self.customers);
-            let daemon = device(&self.folder, &self.tracker, &name, "box", &self.settings).await?;
-            sinks.push(Sink::reach(daemon).await?);
+            sinks.push(self.new_box(&[]).await?);
         }
         rustix::fs::sync();
         let pids = sinks.iter().map(|sink| sink.daemon.pid()).collect::<anyhow::Result<Vec<u32>>>()?;
-        let source = self.seed.pid()?;
+        let source = self.seed.daemon.pid()?;
         let cpu_of_sinks = || pids.iter().map(|pid| Ok(measure::cpu_s(*pid)?.0)).sum::<anyhow::Result<f64>>();
         let (source_before, sinks_before) = (measure::cpu_s(source)?.0, cpu_of_sinks()?);
         let folders: Vec<PathBuf> = sinks.iter().map(|sink| sink.daemon.data.join("items")).collect();
@@ -113,9 +119,7 @@ impl Swarm {
 
         let begun = Instant::now();
         for sink in &mut sinks {
-            let title = Some(TitleQuery { text: TITLE.to_owned() });
-            let wish = AddToQueueRequest { title, first: true, delivery: None };
-            sink.client.add_to_queue(wish).await.map_err(daemon::Failure::from)?;
+            sink.want().await?;
         }
         let mut seen = Seen::default();
         let n_chunks = self.n_chunks;
@@ -127,17 +131,49 @@ impl Swarm {
         seen.cpu_s_sinks = cpu_of_sinks()? - sinks_before;
         seen.peak_rss_source = measure::peak_rss(source).unwrap_or(0);
         seen.peak_rss_sink = pids.iter().filter_map(|pid| measure::peak_rss(*pid)).max().unwrap_or(0);
-        for sink in &mut sinks {
-            sink.daemon.stop().await?;
-            let copy = sink.daemon.data.join(format!("items/{}.item", self.item));
-            ensure!(super::hash(&copy)? == self.sealed, "{} is not the item", copy.display());
-            std::fs::remove_dir_all(&sink.daemon.data)?;
+        for sink in sinks {
+            self.check_and_remove(sink).await?;
         }
         Ok(seen.figures(original.len, shape.0))
     }
 
+    /// A box of a new customer, in touch with its tracker.
+    pub(super) async fn new_box(&mut self, settings: &[String]) -> anyhow::Result<Sink> {
+        self.customers += 1;
+        let name = format!("box-{}", self.customers);
+        let settings = [&self.settings, settings].concat();
+        Sink::enrol(&self.folder, &self.tracker, &name, "box", &settings).await
+    }
+
+    /// Stops a box, compares what it holds with the item, and deletes it. Gives back the item's length.
+    pub(super) async fn check_and_remove(&self, mut sink: Sink) -> anyhow::Result<u64> {
+        sink.daemon.stop().await?;
+        let copy = sink.daemon.data.join(format!("items/{}.item", self.item));
+        ensure!(super::hash(&copy)? == self.sealed, "{} is not the item", copy.display());
+        let len = std::fs::metadata(copy)?.len();
+        std::fs::remove_dir_all(&sink.daemon.data)?;
+        Ok(len)
+    }
+
+    pub(super) fn n_chunks(&self) -> u32 {
+        self.n_chunks
+    }
+
+    /// Bytes that the seed has sent since it started, once they are no longer changing.
+    pub(super) async fn sent_by_seed(&mut self) -> anyhow::Result<u64> {
+        let mut sent = self.seed.status().await?.uploaded_bytes;
+        loop {
+            tokio::time::sleep(SETTLED_AFTER).await;
+            let now = self.seed.status().await?.uploaded_bytes;
+            if now == sent {
+                return Ok(now);
+            }
+            sent = now;
+        }
+    }
+
     pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
-        for daemon in [&mut self.seed, &mut self.keyserver, &mut self.tracker] {
+        for daemon in [&mut self.seed.daemon, &mut self.keyserver, &mut self.tracker] {
             daemon.stop().await?;
         }
         Ok(())
@@ -145,46 +181,83 @@ impl Swarm {
 }
 
 impl Sink {
-    /// Waits until the box listens and is in touch with its tracker.
-    async fn reach(daemon: Daemon) -> anyhow::Result<Sink> {
-        let token = OperatorToken::read(&daemon.data.join(token::FILE))?;
-        let channel = client::connect(&daemon.url, &Trust::default()).await?;
-        let mut client = NodeClient::with_interceptor(channel, token.bearer());
+    /// Enrols and starts a device of a customer of its own.
+    async fn enrol(
+        folder: &Path,
+        tracker: &Daemon,
+        name: &str,
+        kind: &str,
+        settings: &[String],
+    ) -> anyhow::Result<Sink> {
+        let customer = format!("home of {name}");
+        tracker.command(&["customer", "add", &customer]).await?;
+        let invite = tracker.command(&["device", "invite", &customer, "--kind", kind]).await?;
+        let data = folder.join(name);
+        let code = text(&invite, "code")?;
+        commands::run("peer-node", &data, &["enrol", &code, "--tracker", &tracker.url, "--name", name]).await?;
+        let own = [
+            format!("name={name}"),
+            "server.listen=127.0.0.1:0".to_owned(),
+            "net.listen=[\"/ip4/127.0.0.1/tcp/0\"]".to_owned(),
+        ];
+        Sink::start(&data, [&own, settings].concat()).await
+    }
+
+    /// Starts it and waits until it listens and is in touch with its tracker.
+    async fn start(data: &Path, settings: Vec<String>) -> anyhow::Result<Sink> {
+        let mut sink = Sink::start_alone(data, settings).await?;
         let begun = Instant::now();
         loop {
-            let request = GetStatusRequest { title: String::new() };
-            let status = client.get_status(request).await.map_err(daemon::Failure::from)?.into_inner();
-            let in_touch = status.tracker.is_some_and(|link| link.up) && !status.listening.is_empty();
-            if in_touch {
-                return Ok(Sink { daemon, client });
+            let status = sink.status().await?;
+            if status.tracker.is_some_and(|link| link.up) && !status.listening.is_empty() {
+                return Ok(sink);
             }
-            ensure!(begun.elapsed() < IN_TOUCH_WITHIN, "a box does not reach its tracker");
+            ensure!(begun.elapsed() < IN_TOUCH_WITHIN, "a device does not reach its tracker");
             tokio::time::sleep(ASK_EVERY).await;
         }
     }
+
+    async fn start_alone(data: &Path, settings: Vec<String>) -> anyhow::Result<Sink> {
+        let daemon = Daemon::start("peer-node", data, &settings).await?;
+        let token = OperatorToken::read(&daemon.data.join(token::FILE))?;
+        let channel = client::connect(&daemon.url, &Trust::default()).await?;
+        Ok(Sink { client: NodeClient::with_interceptor(channel, token.bearer()), daemon, settings })
+    }
+
+    pub(super) async fn status(&mut self) -> anyhow::Result<Status> {
+        let request = GetStatusRequest { title: String::new() };
+        Ok(self.client.get_status(request).await.map_err(daemon::Failure::from)?.into_inner())
+    }
+
+    /// Puts the title into its queue.
+    pub(super) async fn want(&mut self) -> anyhow::Result<()> {
+        let title = Some(TitleQuery { text: TITLE.to_owned() });
+        let wish = AddToQueueRequest { title, first: true, delivery: None };
+        self.client.add_to_queue(wish).await.map_err(daemon::Failure::from)?;
+        Ok(())
+    }
+
+    /// One of its figures for the person on call, by the end of its name.
+    pub(super) async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let answer = commands::get(self.daemon.url.trim_start_matches("http://"), "/metrics")?;
+        let line = answer.lines().find(|line| line.split(' ').next().is_some_and(|word| word.ends_with(name)));
+        let value = line.and_then(|line| line.split(' ').nth(1)).with_context(|| format!("it has no figure {name}"))?;
+        Ok(value.parse()?)
+    }
+
+    /// `kill -9`.
+    pub(super) async fn kill(self) -> anyhow::Result<Killed> {
+        let Sink { daemon, settings, .. } = self;
+        let data = daemon.data.clone();
+        daemon.kill().await?;
+        Ok(Killed { data, settings })
+    }
 }
 
-/// Enrols and starts a device of a customer of its own.
-async fn device(
-    folder: &Path,
-    tracker: &Daemon,
-    name: &str,
-    kind: &str,
-    settings: &[String],
-) -> anyhow::Result<Daemon> {
-    let customer = format!("home of {name}");
-    tracker.command(&["customer", "add", &customer]).await?;
-    let invite = tracker.command(&["device", "invite", &customer, "--kind", kind]).await?;
-    let data = folder.join(name);
-    let code = text(&invite, "code")?;
-    commands::run("peer-node", &data, &["enrol", &code, "--tracker", &tracker.url, "--name", name]).await?;
-    let mut all = vec![
-        format!("name={name}"),
-        "server.listen=127.0.0.1:0".to_owned(),
-        "net.listen=[\"/ip4/127.0.0.1/tcp/0\"]".to_owned(),
-    ];
-    all.extend_from_slice(settings);
-    Daemon::start("peer-node", &data, &all).await
+impl Killed {
+    pub(super) async fn start_again(self) -> anyhow::Result<Sink> {
+        Sink::start_alone(&self.data, self.settings).await
+    }
 }
 
 /// Whether a bitmap on disk holds every chunk.

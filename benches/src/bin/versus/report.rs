@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::Shape;
 use super::measure::Run;
+use super::restart::Restart;
 
 /// One contender in one shape.
 pub(super) struct Row {
@@ -67,6 +68,24 @@ impl Report {
             let row = Row { contender, shape, median: median(runs) };
             self.say(&row, runs);
             self.rows.push(row);
+        }
+    }
+
+    /// How a killed box went on.
+    pub(super) fn restarted(&self, restart: &Restart) {
+        let Restart { held_percent, first_useful_byte_ms, fetched_again_mib, hashed_again_percent } = restart;
+        if self.json {
+            let line = json!({
+                "contender": "reelswarm", "figure": "restart", "held_percent": round(*held_percent),
+                "first_useful_byte_ms": round(*first_useful_byte_ms), "fetched_again_mib": round(*fetched_again_mib),
+                "hashed_again_percent": round(*hashed_again_percent),
+            });
+            println!("{line}");
+        } else {
+            println!(
+                "killed with {held_percent:.0} % held: first useful byte after {first_useful_byte_ms:.0} ms, \
+                 {fetched_again_mib:.1} MiB fetched again, {hashed_again_percent:.1} % hashed again"
+            );
         }
     }
 
