@@ -14,8 +14,8 @@ use swarm_proto::geometry::CHUNK_BYTES;
 /// 4,096 for all that are known.
 pub const ALIGN_BYTES: usize = 4_096;
 
-/// Buffers that wait to be used again: as many as one fast download has on its way between network and disk.
-const KEPT: usize = 16;
+/// Buffers that wait to be used again: twice what one fast source has on its way to us.
+const KEPT: usize = 8;
 
 /// A pool of buffers; clones share it.
 #[derive(Debug, Clone, Default)]

@@ -199,14 +199,14 @@ impl Items {
         if let Some(chunk) = self.shared.cache().get(item, index) {
             return Ok(chunk);
         }
-        let manifest = self.shared.read(|list| match list.get(&item) {
+        let (manifest, next) = self.shared.read(|list| match list.get(&item) {
             None => Err(ItemsError::Unknown(item)),
             Some(entry) if !entry.holding.contains(index) => Err(ItemsError::NotHeld(item, index)),
-            Some(entry) => Ok(entry.manifest.clone()),
+            Some(entry) => Ok((entry.manifest.clone(), entry.held_after(index))),
         })?;
         let permit = self.shared.reads.acquire().await.map_err(|_| ItemsError::Closed)?;
         let shared = self.shared.clone();
-        let read = tokio::task::spawn_blocking(move || shared.read_and_verify(&manifest, index)).await;
+        let read = tokio::task::spawn_blocking(move || shared.read_and_verify(&manifest, index, next)).await;
         drop(permit);
         let result = read.map_err(|_| ItemsError::Closed)?;
         if let Err(ItemsError::Rotten(..)) = result {
@@ -278,9 +278,10 @@ impl Shared {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read_and_verify(&self, manifest: &Manifest, index: ChunkIndex) -> Result<Bytes, ItemsError> {
+    fn read_and_verify(&self, manifest: &Manifest, index: ChunkIndex, next: u32) -> Result<Bytes, ItemsError> {
         let item = manifest.item();
-        let bytes = self.reader.read(&self.folder.item_path(&item), manifest, index).map_err(|fault| match fault {
+        let bytes = self.reader.read(&self.folder.item_path(&item), manifest, index, next);
+        let bytes = bytes.map_err(|fault| match fault {
             Fault::Rotten => ItemsError::Rotten(item, index),
             Fault::NoSuchChunk(error) => ItemsError::NoSuchPiece { item, why: error.to_string() },
             Fault::Disk(error) => ItemsError::Disk { item, what: "read a chunk", error },
@@ -291,6 +292,13 @@ impl Shared {
 }
 
 impl Entry {
+    /// How many chunks after this one are held too; no more than a reader is fetched ahead.
+    fn held_after(&self, index: ChunkIndex) -> u32 {
+        let after = (1..=reader::AHEAD_CHUNKS).map(|n| ChunkIndex::new(index.get() + n));
+        let held = after.take_while(|chunk| chunk.is_some_and(|chunk| self.holding.contains(chunk)));
+        u32::try_from(held.count()).unwrap_or(0)
+    }
+
     fn held_bytes(&self) -> u64 {
         let geometry = self.manifest.geometry();
         let last = geometry.chunks().next_back().filter(|last| self.holding.contains(*last));

@@ -36,7 +36,7 @@ const QUIET_FOR: Duration = Duration::from_secs(2);
 
 /// Chunks that are fetched from the disk ahead of a reader that goes forward. A disk with a head then reads for some
 /// tens of milliseconds at a time.
-const AHEAD_CHUNKS: u32 = 4;
+pub(super) const AHEAD_CHUNKS: u32 = 4;
 
 /// How a read went that is no error of the system.
 #[derive(Debug)]
@@ -117,13 +117,13 @@ impl Reader {
         Reader { buffers, open: Mutex::default(), from_disk: AtomicU64::new(0), hashed: AtomicU64::new(0) }
     }
 
-    /// The bytes of a chunk, sound.
-    pub(super) fn read(&self, path: &Path, manifest: &Manifest, index: ChunkIndex) -> Result<Bytes, Fault> {
+    /// The bytes of a chunk, sound. So many after it are held too, [`AHEAD_CHUNKS`] at the most.
+    pub(super) fn read(&self, path: &Path, manifest: &Manifest, index: ChunkIndex, next: u32) -> Result<Bytes, Fault> {
         let (item, geometry) = (manifest.item(), manifest.geometry());
         let file = self.file(path, manifest).map_err(Fault::Disk)?;
         let before = Stamp::of(&file.metadata().map_err(Fault::Disk)?);
         let is_sound = self.is_sound(item, &before, index);
-        self.read_ahead(&file, item, index);
+        self.read_ahead(&file, item, index, next);
 
         let mut buffer = self.buffers.take(geometry.chunk_len(index));
         self.from_disk.fetch_add(1, Ordering::Relaxed);
@@ -202,32 +202,22 @@ impl Reader {
     }
 
     /// Lets the system fetch what a reader that goes forward will ask for next.
-    fn read_ahead(&self, file: &File, item: ItemId, index: ChunkIndex) {
+    fn read_ahead(&self, file: &File, item: ItemId, index: ChunkIndex, next: u32) {
+        let (index, to) = (index.get(), index.get().saturating_add(next));
         let from = {
             let mut open = self.open();
             let Some(state) = open.files.get_mut(&item) else { return };
             let reached = state.reached;
-            let goes_forward =
-                (reached.saturating_sub(AHEAD_CHUNKS)..=reached.saturating_add(1)).contains(&index.get());
-            if !goes_forward {
-                state.reached = index.get();
+            let goes_forward = (reached.saturating_sub(AHEAD_CHUNKS)..=reached.saturating_add(1)).contains(&index);
+            state.reached = if goes_forward { reached.max(to) } else { index };
+            if !goes_forward || to <= reached {
                 return;
             }
-            let to = index.get().saturating_add(AHEAD_CHUNKS);
-            if to <= reached {
-                return;
-            }
-            state.reached = to;
-            reached.max(index.get()) + 1
+            reached.max(index) + 1
         };
-        let chunks = u64::from(index.get() + AHEAD_CHUNKS + 1 - from);
+        let Some(bytes) = NonZeroU64::new(u64::from((to + 1).saturating_sub(from)) * CHUNK_BYTES) else { return };
         // It is only advice.
-        let _ = rustix::fs::fadvise(
-            file,
-            u64::from(from) * CHUNK_BYTES,
-            NonZeroU64::new(chunks * CHUNK_BYTES),
-            Advice::WillNeed,
-        );
+        let _ = rustix::fs::fadvise(file, u64::from(from) * CHUNK_BYTES, Some(bytes), Advice::WillNeed);
     }
 
     fn open(&self) -> MutexGuard<'_, OpenFiles> {
