@@ -4,6 +4,7 @@
 //! for different reasons. What may be longer than one value of the store is cut into parts under neighbouring keys.
 //! Letters and field numbers are never reused; integers in keys are big-endian.
 
+mod holdings;
 mod sites;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -25,6 +26,7 @@ use swarm_proto::tracker::registry::{Customer, Device, Invite, InviteKey, Status
 use swarm_proto::tracker::sites::Delivery;
 use swarm_proto::wrap::HpkePublic;
 
+pub(crate) use self::holdings::Holdings;
 pub(crate) use self::sites::Described;
 
 /// Parts of the longest record, a catalog entry of 64 KiB with its signature and marks.
@@ -494,7 +496,6 @@ pub(crate) struct Everything {
     pub(crate) invites: Vec<Invite>,
     pub(crate) publishers: Vec<(PublisherId, String)>,
     pub(crate) queues: Vec<(AccountId, PriorityList)>,
-    pub(crate) holdings: Vec<(DeviceId, ItemId, Holding)>,
     pub(crate) revocations: Vec<(DeviceId, Utc)>,
     pub(crate) traffic: Traffic,
     pub(crate) grants: Vec<Grant>,
@@ -533,9 +534,6 @@ impl Everything {
         for (key, value) in joined(store, b'q', 1 + AccountId::LEN).await? {
             let list = queue(&value).ok_or_else(|| damaged(&key))?;
             all.queues.push((AccountId::try_from(&key[1..]).map_err(|_| damaged(&key))?, list));
-        }
-        for (key, value) in joined(store, b'h', 1 + DeviceId::LEN + ItemId::LEN).await? {
-            all.holdings.push(holding(&key, &value).ok_or_else(|| damaged(&key))?);
         }
         for (key, value) in single(store, b'r').await? {
             all.revocations.push(seen(&key, &value).ok_or_else(|| damaged(&key))?);
@@ -761,7 +759,6 @@ fn damaged(key: &[u8]) -> Failure {
 #[cfg(test)]
 mod tests {
     use daemon::store::Memory;
-    use swarm_proto::geometry::MAX_CHUNKS;
 
     use super::*;
 
@@ -802,18 +799,6 @@ mod tests {
             Records::new().queue(&account(1), list).commit(&store).await.unwrap();
         }
         assert_eq!(Everything::load(&store).await.unwrap().queues, [(account(1), short)]);
-    }
-
-    #[tokio::test]
-    async fn holdings_come_back_however_scattered_they_are() {
-        let item = ItemId::from([2; 32]);
-        let scattered = Holding::from_runs(MAX_CHUNKS, (0..MAX_CHUNKS / 2).map(|n| 2 * n..2 * n + 1)).unwrap();
-        for holding in [scattered, Holding::complete(3).unwrap()] {
-            let records = Records::new().holding(&device_id(1), &item, Some(&holding));
-            assert_eq!(stored(records).await.holdings, [(device_id(1), item, holding)]);
-        }
-        let dropped = Records::new().holding(&device_id(1), &item, None);
-        assert!(stored(dropped).await.holdings.is_empty());
     }
 
     #[tokio::test]

@@ -52,7 +52,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::sessions::Session;
 use crate::config::Config;
-use crate::records::{Everything, Records, Traffic};
+use crate::records::{Everything, Holdings, Records, Traffic};
 use crate::{clock, refusal};
 
 pub(crate) use self::queues::Change;
@@ -232,7 +232,8 @@ impl Unwritten {
 pub(crate) async fn start(parts: Parts, shutdown: &Shutdown) -> Result<Handle, Failure> {
     let everything = Everything::load(&*parts.store).await?;
     let (version_says, catalog_version) = watch::channel(0);
-    let state = State::new(parts, everything, version_says)?;
+    let mut state = State::new(parts, everything, version_says)?;
+    state.read_holdings().await?;
     let (questions, asked) = mpsc::channel(QUESTIONS);
     shutdown.spawn(state.run(asked, shutdown.clone()));
     Ok(Handle { questions, catalog_version })
@@ -297,15 +298,6 @@ impl State {
         for (device, until) in everything.revocations {
             state.revocations.insert(device, until);
         }
-        for (device, item, holding) in everything.holdings {
-            if state.registry.device(&device).is_none() {
-                // Its customer was deleted and the tracker ended before this was.
-                state.unwritten.holdings.insert((device, item));
-                state.unwritten.is_due_by(now.mono);
-                continue;
-            }
-            state.planner.handle_holding(now, device, item, &holding);
-        }
         for described in everything.sites {
             state.site_versions.insert(described.site.id().clone(), described.version);
             state.gate.handle_site(now, described.site);
@@ -316,6 +308,23 @@ impl State {
         state.perform_gate();
         state.tell_planner_all();
         Ok(state)
+    }
+
+    /// What devices held when they were last heard of.
+    async fn read_holdings(&mut self) -> Result<(), Failure> {
+        let (now, mut holdings) = (clock::now(), Holdings::read(self.store.clone()));
+        while let Some(some) = holdings.next().await? {
+            for (device, item, holding) in some {
+                if self.registry.device(&device).is_some() {
+                    self.planner.handle_holding(now, device, item, &holding);
+                } else {
+                    // Its customer was deleted and the tracker ended before this was.
+                    self.unwritten.holdings.insert((device, item));
+                    self.unwritten.is_due_by(now.mono);
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn run(mut self, mut asked: mpsc::Receiver<Question>, shutdown: Shutdown) {
