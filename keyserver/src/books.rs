@@ -8,6 +8,7 @@
 //! When the file that is written to has grown to its size, it is closed as a volume, and a thread of its own takes a
 //! snapshot of what is closed, while this one goes on.
 
+pub mod imports;
 pub(crate) mod money;
 
 pub mod rights;
@@ -22,7 +23,7 @@ use daemon::{Exit, Failure, Shutdown};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use swarm_proto::catalog::{CatalogEntry, Offer};
-use swarm_proto::id::{AccountId, ItemId, OrderId, PublisherId};
+use swarm_proto::id::{AccountId, ItemId, OrderId, PublisherId, ServerId};
 use swarm_proto::keyserver::grants::{Asker, GrantRefusal};
 use swarm_proto::keyserver::ledger::{Answer, Config, Ledger, Release, TillEvent, Totals};
 use swarm_proto::keyserver::orders::{Order, OrderState};
@@ -30,6 +31,8 @@ use swarm_proto::keyserver::record::{ChainHash, IdempotencyKey, PassId, SealedKe
 use swarm_proto::keyserver::refusals::{
     AdmitRefusal, DepositRefusal, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, TillRefusal,
 };
+use swarm_proto::signed::Signed;
+use swarm_proto::succession::{Lineage, LineageError, Succession};
 use swarm_proto::time::Utc;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -38,6 +41,7 @@ use crate::journal::shelf::{Shelf, Story, Unreadable};
 use crate::journal::snapshot::{self, Statement};
 use crate::journal::{self, Entry, Head, Journal, Link};
 use crate::vault::Keys;
+use crate::vault::ring::KeyRing;
 use crate::{clock, crash};
 
 /// Requests that wait for the books. The port lets 512 requests in at a time; this is never the bottleneck.
@@ -156,7 +160,7 @@ pub struct Setting {
     /// Unpaid orders are forgotten when a volume is closed so long after they expired.
     pub forget_unpaid_after: Duration,
     /// Whose journal it has to be; signs snapshots.
-    pub keys: Arc<Keys>,
+    pub keys: Arc<KeyRing>,
     /// The longest journal that was ever seen here.
     pub anchor: Option<Anchor>,
     /// Whether to go on although the journal has lost its end.
@@ -203,8 +207,11 @@ impl Books {
         let unreadable = |error: Unreadable| journal::failure_of_read(&error.path, &error.error);
         let replayed = replay(&shelf, &config, anchor.as_ref()).map_err(unreadable)?;
         let Replayed { ledger, journal, story, last, at_anchor } = replayed;
-        keys.check_header(shelf.folder(), &story.live.header)?;
-        let lost = anchor::check(anchor.as_ref(), keys.server(), &story.live.head, last, at_anchor.as_ref());
+        let settled = Keys::clone(&keys.now()).settled(shelf.folder(), ledger.lineage())?;
+        settled.check_header(shelf.folder(), &story.live.header)?;
+        keys.replace(settled);
+        let server = story.live.header.server;
+        let lost = anchor::check(anchor.as_ref(), server, &story.live.head, last, at_anchor.as_ref());
         let accepted = match lost {
             Err(failure) if !accept_rollback => return Err(failure),
             Err(failure) => {
@@ -363,6 +370,16 @@ impl Books {
         self.decide(move |ledger, now| ledger.request_grant(now, &asker, order)).await
     }
 
+    /// The keys that have signed licences; none while there was only one.
+    pub async fn lineage(&self) -> Result<Option<Lineage>, Closed> {
+        self.look(|keeper, _| keeper.ledger.lineage().cloned()).await
+    }
+
+    /// Hands over to another signing key; says which one signs from now on.
+    pub async fn hand_over(&self, succession: Signed<Succession>) -> Result<Result<ServerId, LineageError>, Closed> {
+        self.decide(move |ledger, now| ledger.hand_over(now, succession)).await
+    }
+
     /// How much there is of everything.
     pub async fn overview(&self) -> Result<Overview, Closed> {
         self.look(|keeper, now| Overview {
@@ -427,7 +444,7 @@ struct Keeper {
     ledger: Ledger,
     journal: Journal,
     config: Config,
-    keys: Arc<Keys>,
+    keys: Arc<KeyRing>,
     volume_bytes: u64,
     forget_unpaid_after: Duration,
     /// At which length the file is to be closed as a volume.
@@ -555,7 +572,8 @@ impl Keeper {
         if self.stuck_since.is_some() {
             return Ok(());
         }
-        match self.journal.close_volume(self.keys.server(), self.keys.vault.check()) {
+        let keys = self.keys.now();
+        match self.journal.close_volume(keys.lineage.founder(), keys.vault.check()) {
             Ok(()) => {
                 self.close_at = self.volume_bytes;
                 self.take_snapshot();
@@ -578,7 +596,7 @@ impl Keeper {
             let mut taken = 0;
             // Volumes that are closed meanwhile are its business too.
             while shelf.volumes().is_ok_and(|volumes| volumes.last().is_some_and(|volume| volume.last > taken)) {
-                match snapshot_of(&shelf, &config, &keys) {
+                match snapshot_of(&shelf, &config, &keys.now()) {
                     Ok(Some((records, kept))) => {
                         tracing::info!(records, kept, "snapshot taken");
                         taken = records;

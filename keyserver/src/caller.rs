@@ -4,12 +4,13 @@
 //! names; nothing in a request can say otherwise.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use swarm_proto::call::{self, CallToken};
+use swarm_proto::call::{self, CallError, CallToken, MAX_LIFE};
 use swarm_proto::id::ServerId;
 use swarm_proto::invalid::Invalid;
 use swarm_proto::keyserver::grants::Asker;
-use swarm_proto::membership::Membership;
+use swarm_proto::membership::{CLOCK_TOLERANCE, Membership};
 use swarm_proto::signed::{Signed, Statement};
 use swarm_proto::time::Utc;
 use swarm_proto::wrap::HpkePublic;
@@ -17,6 +18,8 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::refusals::unauthenticated;
+use crate::vault::ring::KeyRing;
+use crate::witnesses::Witnesses;
 
 /// The metadata key that carries a membership as text.
 pub(crate) const MEMBERSHIP_KEY: &str = "reelswarm-membership";
@@ -31,21 +34,34 @@ pub(crate) struct Caller {
 }
 
 /// Decides whom to believe.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Doorkeeper {
-    server: ServerId,
+    keys: Arc<KeyRing>,
     trackers: BTreeSet<ServerId>,
+    witnesses: Arc<Witnesses>,
 }
 
 impl Doorkeeper {
-    pub(crate) fn new(server: ServerId, trackers: impl IntoIterator<Item = ServerId>) -> Doorkeeper {
-        Doorkeeper { server, trackers: trackers.into_iter().collect() }
+    pub(crate) fn new(
+        keys: Arc<KeyRing>,
+        trackers: impl IntoIterator<Item = ServerId>,
+        witnesses: Witnesses,
+    ) -> Doorkeeper {
+        Doorkeeper { keys, trackers: trackers.into_iter().collect(), witnesses: Arc::new(witnesses) }
     }
 
     /// The device behind a call.
     pub(crate) fn admit(&self, metadata: &MetadataMap, now: Utc) -> Result<Caller, Status> {
         let token: Signed<CallToken> = carried(metadata, call::METADATA_KEY)?;
-        let proof = CallToken::verify(&token, &self.server, now).map_err(|error| {
+        let keys = self.keys.now();
+        let proof = match CallToken::verify(&token, &keys.server(), now) {
+            Err(CallError::OtherAudience(called)) => CallToken::verify(&token, &keys.name_for(&called, now), now),
+            verified => verified,
+        };
+        let proof = proof.map_err(|error| {
+            if matches!(error, CallError::TooEarly(_) | CallError::Expired(_)) {
+                self.hear_refused(metadata, &token);
+            }
             unauthenticated(error, "make a fresh call token for this keyserver, and check the clock")
         })?;
         let device = proof.device;
@@ -65,8 +81,25 @@ impl Doorkeeper {
             let why = format!("the membership holds from {} to {}", membership.issued, membership.expires);
             return Err(unauthenticated(why, "get a fresh membership from the tracker, and check the clock"));
         }
+        self.witnesses.hear(membership.account, proof.until.minus(MAX_LIFE + CLOCK_TOLERANCE));
         let asker = Asker { account: membership.account, device, kind: membership.kind };
         Ok(Caller { asker, hpke: membership.hpke })
+    }
+}
+
+impl Doorkeeper {
+    /// Notes the date of a token that has made a call fail: that is when it matters.
+    fn hear_refused(&self, metadata: &MetadataMap, token: &Signed<CallToken>) {
+        let heard = || {
+            let dated = token.verify(&token.signer()).ok()?;
+            let membership: Signed<Membership> = carried(metadata, MEMBERSHIP_KEY).ok()?;
+            let tracker = self.trackers.get(&membership.signer())?;
+            let membership = membership.verify(tracker).ok()?;
+            (membership.device == dated.device).then_some((membership.account, dated.issued))
+        };
+        if let Some((account, dated)) = heard() {
+            self.witnesses.hear(account, dated);
+        }
     }
 }
 

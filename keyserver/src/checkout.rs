@@ -31,7 +31,7 @@ use crate::books::{Books, Standing};
 use crate::cashier::Detours;
 use crate::gateway::{Gateways, Instrument, Purchase, not_taken};
 use crate::link::{self, Dead};
-use crate::vault::Keys;
+use crate::vault::ring::KeyRing;
 use crate::{clock, refusals};
 
 /// Where the pages begin.
@@ -54,7 +54,7 @@ pub(crate) struct Checkout(Arc<Inner>);
 struct Inner {
     name: String,
     books: Books,
-    keys: Arc<Keys>,
+    keys: Arc<KeyRing>,
     gateways: Gateways,
     passes: Vec<PassOffer>,
     detours: Detours,
@@ -67,7 +67,7 @@ impl Checkout {
     pub(crate) fn new(
         name: &str,
         books: Books,
-        keys: Arc<Keys>,
+        keys: Arc<KeyRing>,
         gateways: Gateways,
         passes: Vec<PassOffer>,
         detours: Detours,
@@ -81,7 +81,7 @@ impl Checkout {
     /// A link for an account to this page below its own, and when it ends.
     pub(crate) fn link(&self, account: AccountId, goal: &str) -> (String, swarm_proto::time::Utc) {
         let end = clock::utc() + self.0.link_valid;
-        let link = link::make(&self.0.keys.vault, account, end);
+        let link = link::make(&self.0.keys.now().vault, account, end);
         (format!("{}{PREFIX}/{link}{goal}", self.0.public_url), end)
     }
 
@@ -98,7 +98,7 @@ impl Checkout {
     }
 
     fn account(&self, link: &str) -> Result<AccountId, Trouble> {
-        link::read(&self.0.keys.vault, link, clock::utc()).map_err(|dead| match dead {
+        link::read(&self.0.keys.now().vault, link, clock::utc()).map_err(|dead| match dead {
             Dead::Over => Trouble::of(
                 StatusCode::GONE,
                 Failure::new(Exit::NotAllowed, "E-PAGE-01", "This link has ended")
@@ -133,7 +133,7 @@ impl Checkout {
         let attempt = order.dues.open_attempt();
         let paid = matches!(standing.state, OrderState::Paid | OrderState::Granted);
         let code = match order.goods {
-            Goods::Pass(_) if paid => Some(keys.vault.bought_code(&order.id)),
+            Goods::Pass(_) if paid => Some(keys.now().vault.bought_code(&order.id)),
             _ => None,
         };
         let pass = match order.goods {
@@ -265,7 +265,8 @@ async fn buy_pass(
     let offer = passes.iter().find(|offer| offer.id.as_str() == form.offer).ok_or_else(not_taken)?.clone();
     let key = IdempotencyKey::new(&form.key).map_err(|error| refusals::invalid(&error))?;
     let new = OrderId::generate(&mut crate::rng());
-    let pass = keys.vault.pass_id(&keys.vault.bought_code(&new));
+    let vault = Arc::clone(&keys.now().vault);
+    let pass = vault.pass_id(&vault.bought_code(&new));
     let ordered = books.create_pass_order(account, key, offer, form.gift.is_some(), pass, new).await;
     let standing = ordered.map_err(Failure::from)?.map_err(|refusal| refusals::order(&refusal))?;
     Ok(to_order(&link, standing.order.id))

@@ -142,7 +142,7 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
         Command::Grant(command) => rights::grant(&global, command).await,
         Command::Publisher(command) => operator::publisher(&global, command).await,
         Command::Audit(command) => audit::run(&global, command),
-        Command::Key(command) => key::run(&global, command),
+        Command::Key(command) => key::run(&global, command).await,
         Command::Recover(args) => recover::run(&global, &args),
         Command::Webhook(WebhookCommand::Secret(SecretCommand::New)) => new_webhook_secret(&global),
         Command::Id => id(&global),

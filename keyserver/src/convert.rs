@@ -29,7 +29,15 @@ pub(crate) fn present<T>(field: &'static str, value: Option<T>) -> Result<T, Sta
 
 /// An item to look for, or all.
 pub(crate) fn optional_item(bytes: &[u8]) -> Result<Option<ItemId>, Status> {
-    if bytes.is_empty() { Ok(None) } else { id("item", bytes).map(Some) }
+    optional_id("item", bytes)
+}
+
+/// A field of fixed length, or an empty one.
+pub(crate) fn optional_id<'a, T: TryFrom<&'a [u8], Error: std::fmt::Display>>(
+    field: &'static str,
+    bytes: &'a [u8],
+) -> Result<Option<T>, Status> {
+    if bytes.is_empty() { Ok(None) } else { id(field, bytes).map(Some) }
 }
 
 /// Where a page of a list begins, and how long it may be.

@@ -26,6 +26,7 @@ pub mod server;
 mod services;
 pub mod till;
 pub mod vault;
+mod witnesses;
 mod words;
 
 use rand::rand_core::UnwrapErr;

@@ -10,11 +10,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use daemon::Failure;
 use maud::{DOCTYPE, Markup, html};
-use swarm_proto::id::ServerId;
 use swarm_proto::keyserver::orders::OrderState;
 use tokio::sync::Mutex;
 
 use crate::books::{Books, Overview};
+use crate::vault::ring::KeyRing;
 
 /// How long numbers are shown again before they are counted anew: counting looks at every order.
 const FRESH: Duration = Duration::from_secs(2);
@@ -36,14 +36,14 @@ const STATES: [(OrderState, &str); 6] = [
 ];
 
 /// The routes of the page.
-pub(crate) fn routes(name: &str, server: ServerId, books: Books) -> Router {
-    let page = Page { name: name.to_owned(), server, books, started: Instant::now(), counted: Mutex::default() };
+pub(crate) fn routes(name: &str, keys: Arc<KeyRing>, books: Books) -> Router {
+    let page = Page { name: name.to_owned(), keys, books, started: Instant::now(), counted: Mutex::default() };
     Router::new().route("/", get(show)).route("/style.css", get(style)).with_state(Arc::new(page))
 }
 
 struct Page {
     name: String,
-    server: ServerId,
+    keys: Arc<KeyRing>,
     books: Books,
     started: Instant,
     counted: Mutex<Option<(Instant, Overview)>>,
@@ -114,7 +114,7 @@ fn render(page: &Page, overview: &Overview) -> Markup {
                         dt { "records" } dd { (head.records) }
                         dt { "bytes" } dd { (journal_bytes) }
                         dt { "head of the chain" } dd { code { (head.hash_hex()) } }
-                        dt { "keyserver id" } dd { code { (page.server) } }
+                        dt { "keyserver id" } dd { code { (page.keys.now().server()) } }
                     }
                 }
             }

@@ -8,8 +8,8 @@ use swarm_proto::invalid::Invalid;
 use swarm_proto::keyserver::grants::GrantRefusal;
 use swarm_proto::keyserver::players::PlayersRefusal;
 use swarm_proto::keyserver::refusals::{
-    AdmitRefusal, BillRefusal, DepositRefusal, Full, LookRefusal, OrderRefusal, PassRefusal, PayRefusal, PlayRefusal,
-    RefundRefusal, ReplaceRefusal, TillRefusal, VoidRefusal, WithdrawRefusal,
+    AdmitRefusal, BillRefusal, DepositRefusal, Full, ImportRefusal, LookRefusal, OrderRefusal, PassRefusal, PayRefusal,
+    PlayRefusal, RefundRefusal, ReplaceRefusal, TillRefusal, VoidRefusal, WithdrawRefusal,
 };
 use tonic::{Code, Status};
 
@@ -46,7 +46,21 @@ pub(crate) fn deposit(refusal: &DepositRefusal) -> Failure {
         DepositRefusal::OldVersion(known) => {
             conflict("E-DEPOSIT-04").hint(format!("publish it as version {}", known + 1))
         }
+        DepositRefusal::KeyUsed(_) => conflict("E-DEPOSIT-08")
+            .hint("publish the file without --cpix, or with another key of the document: each seals one item"),
         DepositRefusal::Full(limit) => full(limit, "limits.items"),
+    }
+}
+
+pub(crate) fn import(refusal: &ImportRefusal) -> Failure {
+    match refusal {
+        ImportRefusal::NotAdmitted => Failure::new(Exit::NotAllowed, "E-CPIX-02", refusal)
+            .hint("the operator admits a publisher with `keyserver publisher add ID`"),
+        ImportRefusal::OtherKey(_) => Failure::new(Exit::Conflict, "E-CPIX-03", refusal)
+            .hint("ask the studio which key is right; a new key needs a new KID"),
+        ImportRefusal::KeyUsed(_) => Failure::new(Exit::Conflict, "E-CPIX-04", refusal)
+            .hint("ask the studio for another key: each seals one item"),
+        ImportRefusal::Full(limit) => full(limit, "limits.items"),
     }
 }
 

@@ -29,8 +29,11 @@ use crate::gateway::till::TillDesk;
 use crate::journal::Journal;
 use crate::journal::shelf::Shelf;
 use crate::secret::WebhookSecrets;
+use crate::services::keys::Locksmith;
 use crate::services::{self, Context, Counters};
 use crate::vault::Keys;
+use crate::vault::ring::KeyRing;
+use crate::witnesses::Witnesses;
 use crate::{console, page, provider_hook, refusals, till};
 
 /// The name given to publishers that the configuration admits.
@@ -68,15 +71,19 @@ pub async fn run(
         tracing::warn!("no tracker is trusted, so no device can buy; set trusted_trackers");
     }
 
-    let ready = Ready { url: bound.url(), id: keys.server() };
-    shutdown.spawn(anchor::follow(anchor::path_of(folder.path()), ready.id, books.head(), shutdown.clone()));
-    let doorkeeper = Doorkeeper::new(ready.id, config.trusted_trackers.iter().copied());
+    let ready = Ready { url: bound.url(), id: keys.now().server() };
+    // The journal keeps the name of the key it was begun with.
+    let founder = keys.now().lineage.founder();
+    shutdown.spawn(anchor::follow(anchor::path_of(folder.path()), founder, books.head(), shutdown.clone()));
+    let witnesses = Witnesses::new(health.check("clock of the boxes", "set the clock of this machine"));
+    let doorkeeper = Doorkeeper::new(Arc::clone(&keys), config.trusted_trackers.iter().copied(), witnesses);
     let token = OperatorToken::open_or_create(&folder.file(token::FILE))?;
     let counters = Counters::new(&metrics);
     let context = Context { books: books.clone(), keys, doorkeeper, counters };
     let secrets = WebhookSecrets::new(folder.path());
     let desks = open_desks(&config, &context, &secrets, &ready.url, &shutdown)?;
-    let mut web = page::routes(&config.name, ready.id, books.clone())
+    let locksmith = Locksmith::new(folder.path(), &context);
+    let mut web = page::routes(&config.name, Arc::clone(&context.keys), books.clone())
         .merge(till::routes(context.clone(), secrets))
         .merge(desks.pages.routes())
         .merge(console::routes(
@@ -89,7 +96,7 @@ pub async fn run(
     if let Some(stripe) = desks.gateways.stripe.clone() {
         web = web.merge(provider_hook::routes(stripe, books, context.counters.clone()));
     }
-    let grpc = services::routes(&context, &config, &desks.gateways, desks.pages, &token);
+    let grpc = services::routes(&context, &config, &desks.gateways, desks.pages, locksmith, &token);
     let app = App { grpc, web, descriptors: FILE_DESCRIPTOR_SET, health, metrics };
 
     folder.note_endpoint(&ready.url)?;
@@ -154,7 +161,7 @@ fn open(
     metrics: &Metrics,
     health: &Health,
     shutdown: &Shutdown,
-) -> Result<(Arc<Keys>, Books), Failure> {
+) -> Result<(Arc<KeyRing>, Books), Failure> {
     let shelf = Shelf::new(folder.path());
     let path = shelf.live();
     let cannot_look = |error: std::io::Error| Failure::io(format!("cannot look at {}", path.display()), &error);
@@ -165,9 +172,9 @@ fn open(
             .why("this keyserver has run before, and a new journal would forget every order")
             .hint("put it back from a backup; to begin anew, take another data folder"));
     }
-    let keys = Arc::new(Keys::open(folder, has_journal, &config.vault.master_command)?);
+    let keys = KeyRing::new(Keys::open(folder, has_journal, &config.vault.master_command)?);
     if !has_journal {
-        Journal::create(&path, keys.header())?;
+        Journal::create(&path, keys.now().header())?;
     }
     let watched = Watched {
         counters: books::Counters::new(metrics),

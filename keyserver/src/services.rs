@@ -5,6 +5,7 @@
 
 pub(crate) mod checkout;
 pub(crate) mod deposits;
+pub(crate) mod keys;
 pub(crate) mod operator;
 pub(crate) mod payments;
 pub(crate) mod rights;
@@ -18,6 +19,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use swarm_proto::pb::keyserver::checkout_server::CheckoutServer;
 use swarm_proto::pb::keyserver::deposits_server::DepositsServer;
+use swarm_proto::pb::keyserver::keys_operator_server::KeysOperatorServer;
 use swarm_proto::pb::keyserver::operator_server::OperatorServer;
 use swarm_proto::pb::keyserver::payments_server::PaymentsServer;
 use swarm_proto::pb::keyserver::rights_operator_server::RightsOperatorServer;
@@ -33,7 +35,7 @@ use crate::checkout::Checkout;
 use crate::clock;
 use crate::config::Config;
 use crate::gateway::Gateways;
-use crate::vault::Keys;
+use crate::vault::ring::KeyRing;
 
 /// Largest deposit: an entry of 64 KiB, its signature, a wrapped key.
 const MAX_DEPOSIT_BYTES: usize = 80 << 10;
@@ -45,7 +47,7 @@ const MAX_REQUEST_BYTES: usize = 4 << 10;
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) books: Books,
-    pub(crate) keys: Arc<Keys>,
+    pub(crate) keys: Arc<KeyRing>,
     pub(crate) doorkeeper: Doorkeeper,
     pub(crate) counters: Counters,
 }
@@ -102,6 +104,7 @@ pub(crate) fn routes(
     config: &Config,
     gateways: &Gateways,
     pages: Checkout,
+    locksmith: keys::Locksmith,
     token: &OperatorToken,
 ) -> Routes {
     let deposits =
@@ -116,6 +119,7 @@ pub(crate) fn routes(
         OperatorServer::new(operator::Operator::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
     let links =
         CheckoutServer::new(checkout::Links::new(context.clone(), pages)).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let locksmith = KeysOperatorServer::new(locksmith).max_decoding_message_size(MAX_REQUEST_BYTES);
     let payments = PaymentsServer::new(payments::Payments::new(context.clone(), gateways.clone()))
         .max_decoding_message_size(MAX_REQUEST_BYTES);
     Routes::new(deposits)
@@ -125,4 +129,5 @@ pub(crate) fn routes(
         .add_service(rights)
         .add_service(InterceptedService::new(rights_operator, token.guard()))
         .add_service(InterceptedService::new(operator, token.guard()))
+        .add_service(InterceptedService::new(locksmith, token.guard()))
 }

@@ -3,14 +3,17 @@
 //! Three keys of 32 bytes, made at the first start: the master key seals deposited keys, `identity.key` signs licences,
 //! `deposit.key` unwraps deposits. They and the journal are all that has to be kept; without the master key no key that
 //! was deposited can ever be released, so none is made while there is a journal. It is the file `master.key`, or comes
-//! from a command ([`master`]); [`rotation`] changes keys. Pass codes are hashed with a key that the first master key
+//! from a command ([`master`]); [`rotation`] and [`handover`] change keys, [`ring`] has those in use. Pass codes are hashed with a key that the first master key
 //! gave, and that later ones keep sealed in `pass.key`. A content key leaves the vault only after it was held against
 //! its commitment. Nothing here has a `Debug`.
 
+pub(crate) mod handover;
 pub(crate) mod master;
+pub mod ring;
 pub mod rotation;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
@@ -22,6 +25,7 @@ use swarm_proto::id::{ItemId, OrderId, ServerId};
 use swarm_proto::keyserver::record::{EventId, PassId, SealedKey};
 use swarm_proto::seal::{ContentKey, KeyCommitment};
 use swarm_proto::signed::SigningKey;
+use swarm_proto::succession::Lineage;
 use swarm_proto::wrap::{HpkeSecret, Label, WrapError, Wrapped, deposit_aad, unwrap};
 use zeroize::Zeroizing;
 
@@ -31,6 +35,8 @@ use crate::journal::Header;
 pub const MASTER: &str = "master.key";
 /// The file of the key that signs licences.
 pub const IDENTITY: &str = "identity.key";
+/// The key that is to sign, while the change is under way.
+pub const IDENTITY_NEXT: &str = "identity.key.next";
 /// The file of the key that unwraps deposits.
 pub const DEPOSIT: &str = "deposit.key";
 
@@ -45,15 +51,18 @@ const NONCE_LEN: usize = 24;
 const PASS_AAD: &[u8] = b"reelswarm v1 keyserver pass codes";
 
 /// Everything secret that a keyserver has.
+#[derive(Clone)]
 pub struct Keys {
     /// Signs licences; its public half is the keyserver's id.
     pub signing: SigningKey,
+    /// The keys that have signed licences so far.
+    pub lineage: Lineage,
     /// Unwraps deposits.
     pub deposit: HpkeSecret,
     /// Unwraps deposits to the key before.
     deposit_before: Option<HpkeSecret>,
     /// Seals what is deposited.
-    pub vault: Vault,
+    pub vault: Arc<Vault>,
 }
 
 impl Keys {
@@ -89,11 +98,13 @@ impl Keys {
             Err(failure) if failure.exit == Exit::NotFound => None,
             Err(failure) => return Err(failure),
         };
+        let signing = SigningKey::from_bytes(identity.as_slice()).expect("a key file has 32 bytes");
         Ok(Keys {
-            signing: SigningKey::from_bytes(identity.as_slice()).expect("a key file has 32 bytes"),
+            lineage: Lineage::founded_by(signing.server_id()),
+            signing,
             deposit: HpkeSecret::from_bytes(deposit.as_slice()).expect("a key file has 32 bytes"),
             deposit_before,
-            vault: Vault::new(&master, &pass_key),
+            vault: Arc::new(Vault::new(&master, &pass_key)),
         })
     }
 
@@ -111,16 +122,16 @@ impl Keys {
         self.signing.server_id()
     }
 
-    /// The header of a journal that belongs to these keys.
+    /// The header of a journal that is begun with these keys.
     pub fn header(&self) -> Header {
-        Header { server: self.server(), master_check: self.vault.check(), after: None }
+        Header { server: self.lineage.founder(), master_check: self.vault.check(), after: None }
     }
 
-    /// Whether a journal belongs to these keys.
+    /// Whether a journal belongs to these keys. It goes by the name of the key it was begun with.
     pub fn check_header(&self, folder: &Path, found: &Header) -> Result<(), Failure> {
         let name = match found {
             Header { master_check, .. } if *master_check != self.vault.check => MASTER,
-            Header { server, .. } if *server != self.server() => IDENTITY,
+            Header { server, .. } if *server != self.lineage.founder() => IDENTITY,
             _ => return Ok(()),
         };
         Err(wrong_key(folder, name, found))

@@ -8,6 +8,7 @@
 //! stored; everyone else holds a [`Grants`]. Never says what anyone downloads, never asks the wall clock for rights.
 
 mod keeper;
+mod lineage;
 mod records;
 
 use std::collections::BTreeMap;

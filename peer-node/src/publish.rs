@@ -50,8 +50,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How much of a file is hashed between two looks at whether to stop.
 const HASH_STEP: usize = 1 << 20;
 
-/// What is to be published, and what the catalog shall say about it.
-#[derive(Debug, Clone)]
+/// What is to be published, and what the catalog shall say about it. It may bear a key: no `Debug`.
+#[derive(Clone)]
 pub struct Request {
     /// The data folder of the device that will hold the item.
     pub data: PathBuf,
@@ -71,6 +71,8 @@ pub struct Request {
     pub regions: Vec<Region>,
     /// First public showing.
     pub released: Utc,
+    /// What it is sealed with, which never seals anything else; none: a fresh key.
+    pub key: Option<ContentKey>,
 }
 
 /// The keys of a publisher, in the folder `publisher` of a data folder. It has no `Debug`.
@@ -186,13 +188,13 @@ pub async fn run(
 
     let folder = Folder::open(request.data.join("items")).map_err(|error| Failure::of(&error))?;
     let mut job = match workshop.load(&source.path)? {
-        Some(job) if job.fingerprint == source.fingerprint => job,
+        Some(job) if job.fingerprint == source.fingerprint && is_sealed_with(&job, request.key.as_ref()) => job,
         Some(old) => {
-            tracing::warn!(path = %source.path.display(), "the file has changed since publishing it began: beginning anew");
+            tracing::warn!(path = %source.path.display(), "the file or its key has changed since publishing it began: beginning anew");
             workshop.discard(&old, &folder)?;
-            new_job(&source, publisher)?
+            new_job(&source, publisher, request.key)?
         }
-        None => new_job(&source, publisher)?,
+        None => new_job(&source, publisher, request.key)?,
     };
     let key = unwrap_key(&job, publisher)?;
     workshop.save(&job)?;
@@ -272,7 +274,7 @@ pub async fn deposit(
         .verify(&entry.signer())
         .map_err(|error| Failure::new(Exit::Integrity, "E-SEAL-11", "the signed entry is damaged").why(error))?;
     let mut keyserver = keyserver_pb::deposits_client::DepositsClient::new(channel);
-    let info = keyserver.get_keyserver(keyserver_pb::GetKeyserverRequest {});
+    let info = keyserver.get_keyserver(keyserver_pb::GetKeyserverRequest::default());
     let info = answered(url, &about.publisher, info).await?;
     let to = HpkePublic::try_from(info.hpke_public.as_slice()).map_err(|error| no_keyserver(url).why(error))?;
     let aad = wrap::deposit_aad(&about.item, &about.commitment);
@@ -450,8 +452,13 @@ async fn find_published(workshop: &Workshop, source: &Source, watcher: &Watcher)
     }))
 }
 
-fn new_job(source: &Source, publisher: &Publisher) -> Result<Job, Failure> {
-    let key = ContentKey::generate(&mut UnwrapErr(SysRng));
+/// Whether a job goes on with the key that is asked for; any will do when none is.
+fn is_sealed_with(job: &Job, key: Option<&ContentKey>) -> bool {
+    key.is_none_or(|key| key.commitment() == job.commitment)
+}
+
+fn new_job(source: &Source, publisher: &Publisher, key: Option<ContentKey>) -> Result<Job, Failure> {
+    let key = key.unwrap_or_else(|| ContentKey::generate(&mut UnwrapErr(SysRng)));
     let (title, commitment) = (TitleId::generate(&mut UnwrapErr(SysRng)), key.commitment());
     let aad = key_aad(&title, &commitment);
     let wrapped = wrap::wrap(&mut UnwrapErr(SysRng), &publisher.hpke.public(), Label::JobKey, &aad, key.expose());

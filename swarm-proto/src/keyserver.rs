@@ -8,6 +8,7 @@
 pub mod attempts;
 pub mod billing;
 pub mod cashier;
+pub mod clock_watch;
 pub mod compaction;
 pub mod dues;
 pub mod grants;

@@ -15,18 +15,18 @@ use swarm_proto::keyserver::refusals::PayRefusal;
 use super::{Instrument, PaymentGateway, Purchase, not_taken};
 use crate::books::{Books, Closed, Standing};
 use crate::services::Counters;
-use crate::vault::Keys;
+use crate::vault::ring::KeyRing;
 use crate::{clock, refusals};
 
 pub(crate) struct PassDesk {
     books: Books,
-    keys: Arc<Keys>,
+    keys: Arc<KeyRing>,
     counters: Counters,
     attempts: Mutex<Attempts>,
 }
 
 impl PassDesk {
-    pub(crate) fn new(books: Books, keys: Arc<Keys>, counters: Counters) -> PassDesk {
+    pub(crate) fn new(books: Books, keys: Arc<KeyRing>, counters: Counters) -> PassDesk {
         PassDesk { books, keys, counters, attempts: Mutex::default() }
     }
 
@@ -44,7 +44,7 @@ impl PassDesk {
                 .why(error)
                 .hint("check the code and type it again")
         })?;
-        Ok(self.keys.vault.pass_id(&code))
+        Ok(self.keys.now().vault.pass_id(&code))
     }
 
     /// What a code is still worth.

@@ -1,21 +1,24 @@
 //! Takes keys from publishers.
 //!
 //! The proof is the publisher's signature on the catalog entry. A key is unwrapped only for a publisher that is
-//! admitted, must be the one that the entry commits to, and is sealed before it is written anywhere.
+//! admitted, must be the one that the entry commits to, and is sealed before it is written anywhere. A key that a studio
+//! has made may be here already; then the entry alone is enough.
 
 use daemon::{Exit, Failure};
 use swarm_proto::catalog::CatalogEntry;
+use swarm_proto::id::ItemId;
 use swarm_proto::pb::keyserver as pb;
 use swarm_proto::pb::keyserver::deposits_server;
-use swarm_proto::seal::ContentKey;
+use swarm_proto::seal::{ContentKey, KeyCommitment};
 use swarm_proto::signed::Signed;
 use swarm_proto::wrap::{Wrapped, deposit_aad};
 use tonic::{Request, Response, Status};
 
 use super::Context;
 use crate::clock;
-use crate::convert::{present, refuse, settled};
+use crate::convert::{optional_id, present, refuse, settled};
 use crate::refusals;
+use crate::vault::Keys;
 
 pub(crate) struct Deposits {
     context: Context,
@@ -28,17 +31,18 @@ impl Deposits {
 
     async fn deposit(&self, request: pb::DepositKeyRequest) -> Result<pb::DepositKeyResponse, Status> {
         let signed: Signed<CatalogEntry> = present("entry", request.entry)?.try_into().map_err(refuse)?;
-        let wrapped: Wrapped = present("key", request.key)?.try_into().map_err(refuse)?;
         let entry = signed.verify(&signed.signer()).map_err(not_believed)?;
 
         let Context { books, keys, .. } = &self.context;
+        let keys = keys.now();
         settled(books.expects_deposit(entry.clone()).await, refusals::deposit)?;
-        let aad = deposit_aad(&entry.item, &entry.commitment);
-        let secret = keys.unwrap_deposit(&aad, &wrapped).map_err(not_for_us)?;
-        let key = ContentKey::from_bytes(&secret).ok_or_else(|| not_the_key("it does not have 32 bytes"))?;
-        if key.commitment() != entry.commitment {
-            return Err(not_the_key("it is not the key that the entry commits to"));
-        }
+        let key = match request.key {
+            Some(wrapped) => {
+                let wrapped = wrapped.try_into().map_err(refuse)?;
+                opened(&keys, &entry.item, &entry.commitment, &wrapped)?
+            }
+            None => self.imported(&keys, &entry).await?,
+        };
         let sealed = keys.vault.seal(&entry.item, &key);
         let item = entry.item;
         let already = settled(books.deposit(entry, sealed).await, refusals::deposit)?;
@@ -47,14 +51,49 @@ impl Deposits {
     }
 }
 
+impl Deposits {
+    /// The key that a studio has made for this entry.
+    async fn imported(&self, keys: &Keys, entry: &CatalogEntry) -> Result<ContentKey, Status> {
+        let found = self.context.books.imported(entry.publisher, entry.commitment).await.map_err(Failure::from)?;
+        let (place, sealed) = present("key", found)?;
+        keys.vault.open(&place, &entry.commitment, &sealed).map_err(|error| {
+            Failure::new(Exit::Integrity, "E-VAULT-13", "the imported key of the item cannot be opened")
+                .why(error)
+                .hint("the operator checks the journal with `keyserver audit verify`")
+                .into()
+        })
+    }
+}
+
+/// Opens a key that was wrapped to us, and holds it against its commitment.
+pub(super) fn opened(
+    keys: &Keys,
+    item: &ItemId,
+    commitment: &KeyCommitment,
+    wrapped: &Wrapped,
+) -> Result<ContentKey, Status> {
+    let secret = keys.unwrap_deposit(&deposit_aad(item, commitment), wrapped).map_err(not_for_us)?;
+    let key = ContentKey::from_bytes(&secret).ok_or_else(|| not_the_key("it does not have 32 bytes"))?;
+    match key.commitment() == *commitment {
+        true => Ok(key),
+        false => Err(not_the_key("it is not the key that the entry commits to")),
+    }
+}
+
 #[tonic::async_trait]
 impl deposits_server::Deposits for Deposits {
-    async fn get_keyserver(&self, _: Request<pb::GetKeyserverRequest>) -> Result<Response<pb::KeyserverInfo>, Status> {
-        let keys = &self.context.keys;
+    async fn get_keyserver(
+        &self,
+        request: Request<pb::GetKeyserverRequest>,
+    ) -> Result<Response<pb::KeyserverInfo>, Status> {
+        let keys = self.context.keys.now();
+        let known = optional_id("known", &request.get_ref().known)?;
+        let successions = known.as_ref().map_or(&[][..], |known| keys.lineage.since(known));
         Ok(Response::new(pb::KeyserverInfo {
             server: keys.server().to_vec(),
             hpke_public: keys.deposit.public().to_vec(),
             utc_ms: clock::utc().as_millis(),
+            successions: successions.iter().map(Into::into).collect(),
         }))
     }
 

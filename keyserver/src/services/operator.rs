@@ -46,7 +46,7 @@ impl operator_server::Operator for Operator {
     ) -> Result<Response<pb::CreatePassResponse>, Status> {
         let pb::CreatePassRequest { credits, valid_ms } = request.into_inner();
         let code = PassCode::generate(&mut crate::rng());
-        let pass = self.context.keys.vault.pass_id(&code);
+        let pass = self.context.keys.now().vault.pass_id(&code);
         let created = self.context.books.create_pass(pass, credits, Duration::from_millis(valid_ms)).await;
         let expires = settled(created, refusals::pass)?;
         tracing::info!(credits, %expires, "pass created");

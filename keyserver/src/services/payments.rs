@@ -114,7 +114,7 @@ impl payments_server::Payments for Payments {
     ) -> Result<Response<pb::CreatePassResponse>, Status> {
         let valid = Duration::from_millis(request.get_ref().valid_ms);
         let code = PassCode::generate(&mut crate::rng());
-        let pass = self.context.keys.vault.pass_id(&code);
+        let pass = self.context.keys.now().vault.pass_id(&code);
         let expires = settled(self.context.books.create_time_pass(pass, valid).await, refusals::pass)?;
         tracing::info!(%expires, "time pass created");
         let code = code.reveal().to_string();
@@ -141,7 +141,7 @@ impl payments_server::Payments for Payments {
             Which::Pass(bytes) => pass_id(&bytes)?,
             Which::Code(code) => {
                 let code = PassCode::parse(&code).map_err(|error| refuse(Invalid::new("code", error.to_string())))?;
-                self.context.keys.vault.pass_id(&code)
+                self.context.keys.now().vault.pass_id(&code)
             }
         };
         Ok(Response::new(pass_report(pass, &self.pass(pass).await?)))

@@ -48,9 +48,9 @@ impl rights_server::Rights for Rights {
         let pb::CheckInRequest { nonce, revocations_version } = request.into_inner();
         let nonce = server_time::nonce(&nonce).map_err(refuse)?;
         let revocations = self.context.books.revocations(device, revocations_version).await.map_err(Failure::from)?;
-        let signing = &self.context.keys.signing;
-        let revocations = revocations.map(|list| Signed::sign(signing, &list)).transpose().map_err(unsigned)?;
-        let time = ServerTime::sign(signing, nonce, clock::utc()).map_err(unsigned)?;
+        let keys = self.context.keys.now();
+        let revocations = revocations.map(|list| Signed::sign(&keys.signing, &list)).transpose().map_err(unsigned)?;
+        let time = ServerTime::sign(&keys.signing, nonce, clock::utc()).map_err(unsigned)?;
         Ok(Response::new(pb::CheckInResponse { time: Some(time.into()), revocations: revocations.map(Into::into) }))
     }
 

@@ -75,7 +75,7 @@ impl Shop {
     /// Unseals a key, holds it against its commitment, and wraps it to the device together with its signed licence.
     fn wrap(&self, to: &HpkePublic, release: Release) -> Result<pb::Grant, Status> {
         let Release { licence, key } = release;
-        let keys = &self.context.keys;
+        let keys = self.context.keys.now();
         let content_key = keys.vault.open(&licence.item, &licence.commitment, &key).map_err(|error| {
             tracing::error!(item = %licence.item, %error, "a deposited key cannot be released");
             Failure::new(Exit::Integrity, "E-VAULT-03", "the key of the item cannot be released")

@@ -1,4 +1,4 @@
-//! New keys in place of old ones, while the keyserver is stopped for a moment.
+//! A new master key, while the keyserver is stopped for a moment, and a new key for deposits at any time.
 //!
 //! A new master key is first written beside the old one. Then every deposited key is sealed anew, by records in the
 //! journal, and a volume is begun under the new key; only then does the new one take the old one's place. As long as
@@ -6,11 +6,14 @@
 //! change: the key that they are hashed with is carried over, sealed under the new master key.
 
 use std::fs;
+use std::path::Path;
 
 use daemon::{DataFolder, Exit, Failure, secrets};
 use swarm_proto::keyserver::ledger::{Config, Ledger};
 use swarm_proto::keyserver::record::Record;
+use swarm_proto::wrap::{HpkePublic, HpkeSecret};
 
+use super::ring::KeyRing;
 use super::{DEPOSIT, DEPOSIT_BEFORE, Keys, MASTER, MASTER_NEXT, PASS, Vault};
 use crate::journal::shelf::{Shelf, Unreadable};
 use crate::journal::{self, Entry, Journal};
@@ -67,12 +70,22 @@ pub fn master(folder: &DataFolder) -> Result<usize, Failure> {
 }
 
 /// Puts a new key for deposits in place of the old one, which goes on opening what was wrapped to it until the next
-/// change; gives the keys.
-pub fn deposit(folder: &DataFolder) -> Result<Keys, Failure> {
-    let current = folder.file(DEPOSIT);
+/// change; gives both, the new one first.
+pub fn deposit(folder: &Path) -> Result<(HpkeSecret, HpkeSecret), Failure> {
+    let key = |bytes: &[u8]| HpkeSecret::from_bytes(bytes).expect("a key has 32 bytes");
+    let current = folder.join(DEPOSIT);
     let old = secrets::read_key(&current)?;
-    secrets::replace(&folder.file(DEPOSIT_BEFORE), old.as_slice())?;
+    secrets::replace(&folder.join(DEPOSIT_BEFORE), old.as_slice())?;
     crash::point("rotation-deposit-kept");
-    secrets::replace(&current, secrets::random::<32>().as_slice())?;
-    Keys::of_existing(folder.path(), &[])
+    let new = secrets::random::<32>();
+    secrets::replace(&current, new.as_slice())?;
+    Ok((key(new.as_slice()), key(old.as_slice())))
+}
+
+/// Does the same for a keyserver that runs; gives the new key.
+pub(crate) fn deposit_of(folder: &Path, ring: &KeyRing) -> Result<HpkePublic, Failure> {
+    let (new, old) = deposit(folder)?;
+    let public = new.public();
+    ring.replace(Keys { deposit: new, deposit_before: Some(old), ..Keys::clone(&ring.now()) });
+    Ok(public)
 }

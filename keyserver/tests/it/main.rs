@@ -2,10 +2,14 @@
 
 mod audit;
 mod checkout;
+mod clocks;
 mod crash_points;
 mod crashes;
+mod film;
+mod handover;
 mod history;
 mod honesty;
+mod imports;
 mod keys;
 mod operator;
 mod process;

@@ -8,11 +8,9 @@ use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
 use sha2::Sha256;
 use swarm_proto::call::CallToken;
-use swarm_proto::catalog::{CatalogEntry, Kind, Media, Money, Offer, OfferKind, Policy};
-use swarm_proto::geometry::Geometry;
-use swarm_proto::id::{AccountId, ItemId, OrderId, SiteId, TitleId};
+use swarm_proto::catalog::CatalogEntry;
+use swarm_proto::id::{AccountId, ItemId, OrderId, SiteId};
 use swarm_proto::licence::Licence;
-use swarm_proto::limit::Limit;
 use swarm_proto::membership::{DeviceKind, Membership};
 use swarm_proto::pb::common;
 use swarm_proto::pb::keyserver as pb;
@@ -27,6 +25,7 @@ use tokio::net::TcpStream;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
+pub(crate) use crate::film::Film;
 use crate::process::{Home, Process};
 
 pub(crate) fn rng() -> UnwrapErr<SysRng> {
@@ -45,30 +44,6 @@ pub(crate) struct World {
     pub(crate) film: Film,
 }
 
-/// An item and its key.
-pub(crate) struct Film {
-    pub(crate) item: ItemId,
-    pub(crate) key: ContentKey,
-    pub(crate) title: TitleId,
-    pub(crate) made: Utc,
-}
-
-impl Film {
-    pub(crate) fn new() -> Film {
-        let key = ContentKey::generate(&mut rng());
-        let item = ItemId::from_bytes(blake3::derive_key("a sealed film of the tests", key.expose()));
-        Film { item, key, title: TitleId::generate(&mut rng()), made: now() }
-    }
-}
-
-pub(crate) fn money(minor: u64, currency: &str) -> Money {
-    Money::new(minor, currency.parse().expect("a currency")).expect("an amount")
-}
-
-fn offer(id: &str, price: Money, policy: Policy) -> Offer {
-    Offer { id: id.parse().expect("an id"), kind: OfferKind::Rent, price, policy }
-}
-
 impl World {
     pub(crate) fn new() -> World {
         World::with(&[])
@@ -81,44 +56,12 @@ impl World {
             format!("publishers={}", publisher.publisher_id()),
         ];
         all.extend(settings.iter().map(|setting| (*setting).to_owned()));
-        World { home: Home::new(&all), tracker, publisher, film: Film::new() }
+        World { home: Home::new(&all), tracker, publisher, film: Film::new(now()) }
     }
 
     /// The film's entry: "rent" for money, and "soon", which may be watched from tomorrow on.
     pub(crate) fn entry(&self) -> CatalogEntry {
-        let day = Duration::from_secs(86_400);
-        let rent = Policy {
-            finish_within: Limit::Of(2 * day),
-            renew_after: Limit::Of(day),
-            offline_grace: Limit::Of(day),
-            ..Policy::UNLIMITED
-        };
-        let soon = Policy { not_before: Limit::Of(self.film.made + day), ..rent.clone() };
-        CatalogEntry {
-            title: self.film.title,
-            version: 1,
-            publisher: self.publisher.publisher_id(),
-            item: self.film.item,
-            geometry: Geometry::of_plain(40 << 20).expect("a length"),
-            commitment: self.film.key.commitment(),
-            name: "Harbour at dawn".to_owned(),
-            description: String::new(),
-            kind: Kind::Video,
-            media: Media {
-                mime: "video/mp4".to_owned(),
-                duration: None,
-                codecs: String::new(),
-                picture: None,
-                bit_rate: None,
-            },
-            artwork: None,
-            rating_age: 0,
-            regions: Vec::new(),
-            released: Utc::from_secs(1),
-            expires: Limit::Unlimited,
-            offers: vec![offer("rent", money(299, "EUR"), rent), offer("soon", money(299, "EUR"), soon)],
-            withdrawn: false,
-        }
+        self.film.entry(self.publisher.publisher_id())
     }
 
     pub(crate) async fn deposit(&self, keyserver: &Process) -> Result<bool, Status> {
@@ -145,7 +88,7 @@ impl World {
     ) -> Result<bool, Status> {
         let channel = keyserver.try_channel().await.ok_or_else(|| Status::unavailable("it is dead"))?;
         let mut deposits = DepositsClient::new(channel);
-        let info = deposits.get_keyserver(pb::GetKeyserverRequest {}).await?.into_inner();
+        let info = deposits.get_keyserver(pb::GetKeyserverRequest::default()).await?.into_inner();
         assert_eq!(data_encoding::HEXLOWER.encode(&info.server), keyserver.id);
         let to = HpkePublic::try_from(info.hpke_public.as_slice()).expect("a key");
         let aad = wrap::deposit_aad(&entry.item, &entry.commitment);

@@ -3,6 +3,8 @@
 //! Sealing happens in this process, beside the device that runs on the data folder; that device then takes the sealed
 //! item over. Whatever interrupts it, the same command again goes on.
 
+use std::fs::File;
+use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +19,7 @@ use daemon::{logs, secrets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use swarm_proto::catalog::{CatalogEntry, Region};
+use swarm_proto::cpix::{self, KeyId};
 use swarm_proto::id::ItemId;
 use swarm_proto::pb::node::AdoptItemRequest;
 use swarm_proto::seal::ContentKey;
@@ -62,6 +65,12 @@ pub(super) struct PublishArgs {
     /// Date of its first showing, such as 2026-11-22 [default: now]
     #[arg(long, value_name = "DATE")]
     released: Option<Utc>,
+    /// Seal it with the key that a studio has made, from this CPIX document [default: a fresh key]
+    #[arg(long, value_name = "FILE")]
+    cpix: Option<PathBuf>,
+    /// Which key of the document, if it has several
+    #[arg(long, value_name = "KID", requires = "cpix")]
+    kid: Option<KeyId>,
     #[command(flatten)]
     publisher: KeyArgs,
     /// Where the tracker is [default: as configured]
@@ -128,10 +137,34 @@ pub(super) async fn run(global: &Global, args: PublishArgs) -> anyhow::Result<Ex
         rating_age: args.rating_age,
         regions,
         released: args.released.unwrap_or_else(clock::utc),
+        key: args.cpix.map(|document| studio_key(&document, args.kid)).transpose()?,
     };
     let outlets = Servers { config, data, tracker: args.tracker, keyserver: args.keyserver };
     let published = publish::run(request, &publisher, &outlets, watcher(global)).await?;
     report(global, &publisher, &published)
+}
+
+/// A key of a studio's document: the one of this name, or the only one.
+fn studio_key(path: &Path, kid: Option<KeyId>) -> Result<ContentKey, Failure> {
+    let mut document = Zeroizing::new(String::new());
+    let failed = |error| Failure::io(format!("cannot read {}", path.display()), &error);
+    let file = File::open(path).map_err(failed)?;
+    file.take(cpix::MAX_DOCUMENT_BYTES as u64 + 1).read_to_string(&mut document).map_err(failed)?;
+    let keys = cpix::read(&document).map_err(|error| {
+        Failure::new(Exit::Usage, "E-CPIX-05", format!("{} gives no key", path.display()))
+            .why(error)
+            .hint("ask the studio for a CPIX 2 document with its keys in clear")
+    })?;
+    let mut fitting = keys.into_iter().filter(|key| kid.is_none_or(|kid| kid == key.kid));
+    match (fitting.next(), fitting.next()) {
+        (Some(only), None) => Ok(only.key),
+        (None, _) => Err(Failure::new(Exit::NotFound, "E-CPIX-06", format!("{} has no such key", path.display()))
+            .hint("name another with --kid")),
+        (Some(_), Some(_)) => {
+            Err(Failure::new(Exit::Usage, "E-CPIX-07", format!("{} has several keys", path.display()))
+                .hint("name the one for this file with --kid"))
+        }
+    }
 }
 
 /// The data folder, made and checked, and not held: a device may run on it.

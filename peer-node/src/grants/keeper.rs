@@ -32,6 +32,7 @@ use swarm_proto::revocations::Revocations;
 use swarm_proto::seal::KeyCommitment;
 use swarm_proto::server_time::{NONCE_BYTES, ServerTime};
 use swarm_proto::signed::Signed;
+use swarm_proto::succession::Lineage;
 use swarm_proto::time::Utc;
 use swarm_proto::wrap::{self, Label, Wrapped};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -41,7 +42,7 @@ use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
 use super::records::{self, Grant, Key, Order};
-use super::{Deps, Purchase, PurchaseState, Shared, State, TrustedTime, Viewings};
+use super::{Deps, Purchase, PurchaseState, Shared, State, TrustedTime, Viewings, lineage};
 use crate::config::AUTO;
 use crate::tracker_link::LinkState;
 
@@ -104,7 +105,7 @@ pub(super) struct Keeper {
     shared: Arc<Shared>,
     link: watch::Sender<LinkState>,
     /// The keyserver that is believed; `None` before the first contact.
-    pinned: Option<ServerId>,
+    known: Option<Lineage>,
     /// Every order that is stored, by its key.
     orders: BTreeMap<Bytes, Order>,
     session: Option<Session>,
@@ -123,7 +124,7 @@ impl Keeper {
         inbox: mpsc::Receiver<Request>,
     ) -> anyhow::Result<(Keeper, Arc<Shared>, watch::Receiver<LinkState>)> {
         let store = &*deps.store;
-        let pinned = pinned(store, &deps.config.id).await?;
+        let known = lineage::known(store, &deps.config.id).await?;
         let now = (deps.clock)();
         let high_water = match store.get(&Key::HighWater.bytes()).await? {
             Some(stored) => Utc::from_millis(u64::from_be_bytes(stored.value.as_ref().try_into().unwrap_or_default())),
@@ -135,8 +136,8 @@ impl Keeper {
             orders.insert(key, order);
         }
         for (_, value) in scan(store, records::GRANTS).await? {
-            let server = pinned.context("there are grants, but no keyserver is known")?;
-            match Grant::decode(&value, &server) {
+            let keyserver = known.as_ref().context("there are grants, but no keyserver is known")?;
+            match Grant::decode(&value, keyserver) {
                 Ok(grant) => {
                     grants.entry(grant.licence.item).or_default().insert(grant.licence.order, grant);
                 }
@@ -145,12 +146,9 @@ impl Keeper {
         }
         let revoked = match store.get(&Key::Revocations.bytes()).await? {
             Some(stored) => {
-                let server = pinned.context("keys were taken back, but no keyserver is known")?;
-                Some(
-                    Signed::<Revocations>::from_bytes(&stored.value)?
-                        .verify(&server)
-                        .context("the list of what was taken back is damaged")?,
-                )
+                let keyserver = known.as_ref().context("keys were taken back, but no keyserver is known")?;
+                let signed = Signed::<Revocations>::from_bytes(&stored.value)?;
+                Some(keyserver.verify_kept(&signed).context("the list of what was taken back is damaged")?)
             }
             None => None,
         };
@@ -174,7 +172,7 @@ impl Keeper {
             inbox,
             shared: shared.clone(),
             link,
-            pinned,
+            known,
             orders,
             session: None,
             pause: RETRY_MIN,
@@ -387,6 +385,7 @@ impl Keeper {
     ) -> Result<(), Failure> {
         let request = self.signed_call(session, pb::RequestGrantRequest { order: order.to_vec() })?;
         let answer = session.call(session.shop().request_grant(request)).await?;
+        let session = &self.session_of(session, answer.licence.as_ref()).await?;
         let old = self.shared.read(|state| state.grants.get(&item)?.get(&order).cloned());
         let commitment = commitment.or(old.as_ref().map(|old| old.licence.commitment));
         let grant = self.check_grant(session, answer, item, order, commitment, old.and_then(|old| old.first_play));
@@ -689,6 +688,16 @@ impl Keeper {
         }
     }
 
+    /// The session to judge an answer by: a fresh one when the keyserver has changed its key since it was greeted.
+    async fn session_of(&mut self, asked: &Session, answer: Option<&common::Signed>) -> Result<Session, Failure> {
+        let is_of = |session: &&Session| answer.is_none_or(|signed| signed.signer == session.server.as_bytes());
+        if let Some(session) = [Some(asked), self.session.as_ref()].into_iter().flatten().find(is_of) {
+            return Ok(session.clone());
+        }
+        self.session = None;
+        self.session().await
+    }
+
     /// Greets the keyserver and, once this device belongs to an account, checks in.
     async fn meet(&mut self, url: String) -> Result<Session, Failure> {
         let session = self.greet(url).await?;
@@ -757,16 +766,21 @@ impl Keeper {
             None => client::connect_lazily(&url, &trust)?,
         };
         let mut deposits = DepositsClient::new(channel.clone());
-        let info = within(&url, deposits.get_keyserver(pb::GetKeyserverRequest {})).await?;
+        let known = self.known.as_ref().map_or_else(Vec::new, |known| known.current().to_vec());
+        let info = within(&url, deposits.get_keyserver(pb::GetKeyserverRequest { known })).await?;
         let server = ServerId::try_from(info.server.as_slice()).map_err(|error| stranger(&url).why(error))?;
-        match self.pinned {
-            Some(pinned) if pinned != server => {
-                return Err(stranger(&url).why(format!("it is {server}, this device knows {pinned}")));
+        match &self.known {
+            Some(known) if known.current() == server => {}
+            Some(known) => {
+                let followed = lineage::follow(known, info.successions, server);
+                let followed = followed.map_err(|error| stranger(&url).why(error))?;
+                self.commit(lineage::batch(known, &followed)).await?;
+                tracing::info!(before = %known.current(), keyserver = %server, "the keyserver has changed its key");
+                self.known = Some(followed);
             }
-            Some(_) => {}
             None => {
                 self.commit(Batch::new().put(Key::Keyserver.bytes(), server.to_vec())).await?;
-                self.pinned = Some(server);
+                self.known = Some(Lineage::founded_by(server));
                 tracing::info!(keyserver = %server, url, "keyserver met for the first time, believed from now on");
             }
         }
@@ -860,23 +874,6 @@ fn order_of(right: &pb::Right) -> Option<Order> {
     })
 }
 
-/// The keyserver to believe: the configured one, else the one met first.
-async fn pinned(store: &dyn Store, configured: &str) -> anyhow::Result<Option<ServerId>> {
-    if configured != AUTO {
-        let id = configured.parse().map_err(|error| {
-            Failure::new(Exit::Config, "E-CONFIG-11", "keyserver.id is not the id of a keyserver")
-                .why(error)
-                .hint("copy it from what the keyserver prints when it starts, or set it to \"auto\"")
-        })?;
-        return Ok(Some(id));
-    }
-    let stored = store.get(&Key::Keyserver.bytes()).await?;
-    stored
-        .map(|stored| ServerId::try_from(stored.value.as_ref()))
-        .transpose()
-        .context("failed to read the known keyserver")
-}
-
 async fn scan(store: &dyn Store, prefix: &[u8]) -> anyhow::Result<Vec<(Bytes, Bytes)>> {
     let (mut found, mut after): (Vec<_>, Option<Bytes>) = (Vec::new(), None);
     loop {
@@ -891,7 +888,7 @@ async fn scan(store: &dyn Store, prefix: &[u8]) -> anyhow::Result<Vec<(Bytes, By
 
 fn stranger(url: &str) -> Failure {
     Failure::new(Exit::NotAllowed, "E-KEYS-02", format!("{url} is not the keyserver that this device knows"))
-        .hint("if it was replaced on purpose, set keyserver.id to the new id")
+        .hint("if it was replaced on purpose, not by `key rotate signing`, set keyserver.id to the new id")
 }
 
 fn bad_time(error: &anyhow::Error) -> Failure {

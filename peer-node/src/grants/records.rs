@@ -13,6 +13,7 @@ use swarm_proto::pb::common as pb;
 use swarm_proto::pb::keyserver::OrderState;
 use swarm_proto::seal::KeyCommitment;
 use swarm_proto::signed::Signed;
+use swarm_proto::succession::Lineage;
 use swarm_proto::time::Utc;
 use swarm_proto::wrap::Wrapped;
 
@@ -25,6 +26,8 @@ pub(super) enum Key {
     Grant(ItemId, OrderId),
     /// `K`: id of the keyserver that is believed (32).
     Keyserver,
+    /// `L` ‖ place (u16): how the key of the keyserver before handed over to the next.
+    Succession(u16),
     /// `R`: what the keyserver has taken back from this device, a signed list.
     Revocations,
     /// `A`: everything that the account had bought has been taken over from the keyserver once (empty).
@@ -37,6 +40,8 @@ pub(super) enum Key {
 pub(super) const ORDERS: &[u8] = b"O";
 /// All grants.
 pub(super) const GRANTS: &[u8] = b"G";
+/// All successions.
+pub(super) const SUCCESSIONS: &[u8] = b"L";
 
 impl Key {
     pub(super) fn bytes(&self) -> Bytes {
@@ -53,6 +58,10 @@ impl Key {
                 key.put_slice(order.as_bytes());
             }
             Key::Keyserver => key.put_u8(b'K'),
+            Key::Succession(place) => {
+                key.put_slice(SUCCESSIONS);
+                key.put_u16(*place);
+            }
             Key::Revocations => key.put_u8(b'R'),
             Key::Recovered => key.put_u8(b'A'),
             Key::HighWater => key.put_u8(b'U'),
@@ -190,14 +199,14 @@ impl Grant {
         .encode_to_vec()
     }
 
-    /// Reads a grant that was verified when it came; the signature is verified again by whoever it names, since a disk
-    /// can be written to by others.
-    pub(super) fn decode(bytes: &[u8], keyserver: &swarm_proto::id::ServerId) -> anyhow::Result<Grant> {
+    /// Reads a grant that was verified when it came; the signature is verified again, by the key that was the
+    /// keyserver's then, since a disk can be written to by others.
+    pub(super) fn decode(bytes: &[u8], keyserver: &Lineage) -> anyhow::Result<Grant> {
         use anyhow::Context as _;
         let stored = StoredGrant::decode(bytes)?;
         let signed = Signed::<Licence>::try_from(stored.licence.context("it has no licence")?)?;
         Ok(Grant {
-            licence: signed.verify(keyserver)?,
+            licence: keyserver.verify_kept(&signed)?,
             signed,
             key: stored.key.context("it has no key")?.try_into()?,
             first_play: stored.first_play_utc_ms.map(Utc::from_millis),

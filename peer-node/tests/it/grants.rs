@@ -29,6 +29,7 @@ use swarm_proto::revocations::Revocations;
 use swarm_proto::seal::Released;
 use swarm_proto::server_time::{self, ServerTime};
 use swarm_proto::signed::{Signed, SigningKey};
+use swarm_proto::succession::{Lineage, Succession};
 use swarm_proto::time::{Mono, Now, Utc};
 use swarm_proto::wrap::{self, HpkePublic, HpkeSecret, Label};
 use tokio::sync::watch;
@@ -42,7 +43,9 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// A keyserver with one item, in memory. It keeps its orders while it is away.
 struct Keyserver {
-    signing: SigningKey,
+    signing: Mutex<SigningKey>,
+    /// How its keys followed one another.
+    lineage: Mutex<Lineage>,
     made: Made,
     offers: Vec<Offer>,
     device: (swarm_proto::id::DeviceId, HpkePublic),
@@ -90,6 +93,20 @@ impl Keyserver {
         self.orders.lock().expect("unpoisoned").values_mut().for_each(|order| order.set_state(OrderState::Paid));
     }
 
+    fn signing(&self) -> SigningKey {
+        self.signing.lock().expect("unpoisoned").clone()
+    }
+
+    /// Another key signs from now on, as the one before has said, or without a word.
+    fn change_key(&self, fill: u8, said: bool) {
+        let next = SigningKey::from_bytes(&[fill; 32]).expect("32 bytes");
+        if said {
+            let succession = Succession::sign(&self.signing(), &next, self.utc()).expect("signed");
+            self.lineage.lock().expect("unpoisoned").hand_over(succession).expect("it follows");
+        }
+        *self.signing.lock().expect("unpoisoned") = next;
+    }
+
     fn utc(&self) -> Utc {
         Utc::from_millis(self.utc_ms.load(Ordering::SeqCst))
     }
@@ -102,7 +119,7 @@ struct Service(Arc<Keyserver>);
 impl Rights for Service {
     async fn check_in(&self, request: Request<pb::CheckInRequest>) -> Result<Response<pb::CheckInResponse>, Status> {
         let nonce = server_time::nonce(&request.into_inner().nonce).expect("a nonce");
-        let time = ServerTime::sign(&self.0.signing, nonce, self.0.utc()).expect("signed");
+        let time = ServerTime::sign(&self.0.signing(), nonce, self.0.utc()).expect("signed");
         let revocations = self.0.revocations.lock().expect("unpoisoned").clone().map(Into::into);
         Ok(Response::new(pb::CheckInResponse { time: Some(time.into()), revocations }))
     }
@@ -146,9 +163,16 @@ impl Rights for Service {
 
 #[tonic::async_trait]
 impl Deposits for Service {
-    async fn get_keyserver(&self, _: Request<pb::GetKeyserverRequest>) -> Result<Response<pb::KeyserverInfo>, Status> {
-        let server = self.0.signing.public().to_vec();
-        Ok(Response::new(pb::KeyserverInfo { server, hpke_public: vec![9; 32], utc_ms: self.0.utc().as_millis() }))
+    async fn get_keyserver(
+        &self,
+        request: Request<pb::GetKeyserverRequest>,
+    ) -> Result<Response<pb::KeyserverInfo>, Status> {
+        let server = self.0.signing().public().to_vec();
+        let known = ServerId::try_from(request.into_inner().known.as_slice());
+        let lineage = self.0.lineage.lock().expect("unpoisoned");
+        let successions = known.map_or(Vec::new(), |known| lineage.since(&known).iter().map(Into::into).collect());
+        let utc_ms = self.0.utc().as_millis();
+        Ok(Response::new(pb::KeyserverInfo { server, hpke_public: vec![9; 32], utc_ms, successions }))
     }
 
     async fn deposit_key(&self, _: Request<pb::DepositKeyRequest>) -> Result<Response<pb::DepositKeyResponse>, Status> {
@@ -223,7 +247,7 @@ impl Shop for Service {
             spans: 0..server.made.manifest.geometry().n_spans(),
         };
         let licence = Licence::new(1, subject, policy, server.utc(), server.utc());
-        let signed = Signed::sign(&server.signing, &licence).expect("a licence");
+        let signed = Signed::sign(&server.signing(), &licence).expect("a licence");
         let mut secret = Released::Whole(server.made.key.clone()).encode();
         if server.wrong_key.load(Ordering::SeqCst) {
             secret[5] ^= 1;
@@ -272,8 +296,10 @@ impl Home {
             HpkeSecret::from_bytes(&[4; 32]).expect("32 bytes"),
         )
         .expect("an identity");
+        let signing = SigningKey::from_bytes(&[5; 32]).expect("32 bytes");
         let server = Arc::new(Keyserver {
-            signing: SigningKey::from_bytes(&[5; 32]).expect("32 bytes"),
+            lineage: Mutex::new(Lineage::founded_by(signing.server_id())),
+            signing: Mutex::new(signing),
             made: making::item(10_000, 1),
             offers: offers(),
             device: (identity.device, identity.hpke.public()),
@@ -538,6 +564,37 @@ async fn other_keyserver_at_the_same_address_is_not_believed() {
 }
 
 #[tokio::test]
+async fn a_keyserver_is_followed_from_key_to_key_and_what_it_signed_before_still_counts() {
+    let mut home = Home::new().await;
+    home.open_shop().await;
+    let grants = home.start().await;
+    home.buy(&grants, "buy", Some(&pass())).await;
+    home.playable(&grants).await;
+    // It is greeted once a minute: the next grant comes with a signature that this box does not know yet.
+    home.server.change_key(6, true);
+    let bought = home.buy(&grants, "rent", Some(&pass())).await;
+    assert_eq!(bought.state, PurchaseState::Granted, "nobody notices");
+
+    home.close_shop().await;
+    let grants = home.start().await;
+    assert_eq!(grants.playable(&home.server.made.manifest.item()).expect("kept"), Limit::Unlimited);
+    home.opens(&grants).await;
+    // While the box was off, the key changed twice.
+    home.server.change_key(7, true);
+    home.server.change_key(8, true);
+    home.open_shop().await;
+    let grants = home.start().await;
+    let bought = home.buy(&grants, "evening", Some(&pass())).await;
+    assert_eq!(bought.state, PurchaseState::Granted);
+
+    home.server.change_key(9, false);
+    let grants = home.start().await;
+    let mut link = grants.link();
+    let refused = link.wait_for(|link| link.last_error.contains("is not the keyserver that this device knows"));
+    tokio::time::timeout(SOON, refused).await.expect("it is met soon").expect("the box runs");
+}
+
+#[tokio::test]
 async fn rental_ends_and_no_wall_clock_brings_it_back() {
     let mut home = Home::new().await;
     home.open_shop().await;
@@ -694,7 +751,7 @@ async fn what_the_keyserver_takes_back_is_not_played_even_offline() {
     let grants = home.start().await;
     home.buy(&grants, "buy", Some(&pass())).await;
     home.opens(&grants).await;
-    let signing = home.server.signing.clone();
+    let signing = home.server.signing();
     let list = |device, version| {
         let issued = Utc::from_secs(1_000);
         let list = Revocations { device, version, issued, all: false, serials: [1].into() };

@@ -104,6 +104,7 @@ impl Studio {
             poster: None,
             rating_age: 0,
             regions: Vec::new(),
+            key: None,
             released: Utc::from_secs(1),
         }
     }

@@ -77,8 +77,11 @@ impl Device {
     ) -> anyhow::Result<Released> {
         let channel = client::connect(keyserver_url, &Trust::default()).await?;
         let mut deposits = pb::keyserver::deposits_client::DepositsClient::new(channel.clone());
-        let info =
-            deposits.get_keyserver(pb::keyserver::GetKeyserverRequest {}).await.map_err(Failure::from)?.into_inner();
+        let info = deposits
+            .get_keyserver(pb::keyserver::GetKeyserverRequest::default())
+            .await
+            .map_err(Failure::from)?
+            .into_inner();
         let keyserver = ServerId::try_from(info.server.as_slice())?;
         let mut shop = pb::keyserver::shop_client::ShopClient::new(channel);
 

@@ -6,6 +6,8 @@
 //! replays to its end has no grant without payment, no pass below zero and no two orders under one name. What concerns
 //! providers, bills, refunds and disputes is in `ledger/money.rs`.
 
+mod handover;
+mod imports;
 mod money;
 
 mod rights;
@@ -13,6 +15,7 @@ mod rights;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use self::imports::Import;
 pub use self::money::{Collect, GiveBack, PassOffer, ProviderNews, Refunding, STUCK_AFTER};
 use self::rights::RevokedByDevice;
 use super::dues::{Dispute, MAX_DISPUTES, MAX_PAYMENTS, MAX_REFUNDS, RefundStanding};
@@ -30,6 +33,7 @@ use crate::id::{AccountId, DeviceId, ItemId, OrderId, PublisherId, TitleId};
 use crate::invalid::Invalid;
 use crate::licence::Licence;
 use crate::seal::KeyCommitment;
+use crate::succession::Lineage;
 use crate::time::Utc;
 
 /// Longest name of a publisher, in bytes.
@@ -171,6 +175,10 @@ pub struct Ledger {
     money: money::Index,
     last_serial: u64,
     revoked: RevokedByDevice,
+    /// The keys that have signed licences; none while there was only one.
+    lineage: Option<Lineage>,
+    /// Keys of studios by their place in the vault.
+    imports: BTreeMap<ItemId, Import>,
 }
 
 /// The orders of one account.
@@ -217,6 +225,8 @@ impl Ledger {
             money: money::Index::new(),
             last_serial: 0,
             revoked: RevokedByDevice::new(),
+            lineage: None,
+            imports: BTreeMap::new(),
         }
     }
 
@@ -247,7 +257,10 @@ impl Ledger {
         }
         let Some(item) = self.items.get(&entry.item) else {
             room("deposited keys", self.items.len(), self.config.max_items)?;
-            return Ok(false);
+            return match self.user_of(&entry.commitment) {
+                Some(other) => Err(DepositRefusal::KeyUsed(other)),
+                None => Ok(false),
+            };
         };
         if item.publisher != entry.publisher || item.title != entry.title {
             return Err(DepositRefusal::OtherTitle);
@@ -478,14 +491,15 @@ impl Ledger {
         self.enter(now, Record::OrdersForgotten { created_before }, |ledger| before - ledger.orders.len())
     }
 
-    /// Every item whose key is deposited, with the key as the vault has sealed it.
+    /// Every key that the vault has sealed, deposited and imported ones, each with the name it is sealed under.
     pub fn sealed_keys(&self) -> impl Iterator<Item = (&ItemId, &KeyCommitment, &SealedKey)> {
-        self.items.iter().map(|(id, item)| (id, &item.commitment, &item.key))
+        let imports = self.imports.iter().map(|(place, import)| (place, &import.commitment, &import.key));
+        self.items.iter().map(|(id, item)| (id, &item.commitment, &item.key)).chain(imports)
     }
 
     /// Takes a deposited key that was sealed anew.
     pub fn reseal(&mut self, now: Utc, item: ItemId, key: SealedKey) -> Answer<()> {
-        match self.items.get(&item).is_some_and(|known| known.key != key) {
+        match self.sealed_key_mut(&item).is_some_and(|known| *known != key) {
             true => self.enter(now, Record::KeyResealed { item, key }, |_| ()),
             false => Answer::unchanged(()),
         }
@@ -598,10 +612,13 @@ impl Ledger {
             Record::DeviceRevoked { device, .. } => self.apply_device_revoked(device)?,
             Record::OrdersForgotten { created_before } => self.forget(created_before),
             Record::KeyResealed { item, key } => {
-                let known = self.items.get_mut(&item).ok_or(Contradiction("the item is not known"))?;
-                known.key = key;
+                *self.sealed_key_mut(&item).ok_or(Contradiction("the item is not known"))? = key;
             }
             Record::RollbackAccepted { .. } => {}
+            Record::SigningKeyChanged { succession } => self.apply_handover(succession)?,
+            Record::KeyImported { publisher, kid, commitment, key } => {
+                self.apply_import(publisher, kid, commitment, key)?;
+            }
             money => self.apply_money(at, money)?,
         }
         if let Some(order) = record.order() {

@@ -15,9 +15,12 @@ use super::billing::Month;
 use super::dues::{Decline, Dispute};
 use super::passes::Holds;
 use crate::catalog::{Currency, Money, Offer, OfferId, Policy};
+use crate::cpix::KeyId;
 use crate::id::{AccountId, AttemptId, DeviceId, ItemId, OrderId, PublisherId, RefundId, TitleId};
 use crate::invalid::Invalid;
 use crate::seal::KeyCommitment;
+use crate::signed::Signed;
+use crate::succession::Succession;
 use crate::time::Utc;
 
 /// Something that has happened.
@@ -321,6 +324,24 @@ pub enum Record {
         /// With what.
         card: Card,
     },
+    /// The key that signs licences has handed over to another.
+    SigningKeyChanged {
+        /// As the key before has signed it.
+        #[serde(with = "form::succession")]
+        succession: Signed<Succession>,
+    },
+    /// The operator has taken over a key that a studio has made for a publisher's item.
+    KeyImported {
+        /// Who may publish with it.
+        publisher: PublisherId,
+        /// What the studio calls it.
+        kid: KeyId,
+        /// What the key must hash to.
+        #[serde(with = "form::commitment")]
+        commitment: KeyCommitment,
+        /// The key, as only the vault can open it.
+        key: SealedKey,
+    },
 }
 
 impl Record {
@@ -356,7 +377,9 @@ impl Record {
             | Self::PassVoided { .. }
             | Self::CreditLimitSet { .. }
             | Self::MonthsClosed { .. }
-            | Self::CardSaved { .. } => None,
+            | Self::CardSaved { .. }
+            | Self::SigningKeyChanged { .. }
+            | Self::KeyImported { .. } => None,
             // Money came or went back: such an order is never forgotten.
             Self::PaymentCollected { .. }
             | Self::RefundMade { .. }

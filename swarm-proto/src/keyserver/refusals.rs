@@ -6,6 +6,8 @@
 use super::billing::Month;
 use super::dues::MAX_PAYMENTS;
 use super::grants::GrantRefusal;
+use crate::cpix::KeyId;
+use crate::id::ItemId;
 use crate::invalid::Invalid;
 use crate::time::Utc;
 
@@ -47,6 +49,26 @@ pub enum DepositRefusal {
         "version {0} of the entry is known, a deposit must not go back or say something else under the same number"
     )]
     OldVersion(u64),
+    /// Seal the file with another key: one key seals one item.
+    #[error("the key is the key of item {0} already")]
+    KeyUsed(ItemId),
+    /// Raise the limit.
+    #[error(transparent)]
+    Full(#[from] Full),
+}
+
+/// Why a studio's key was not taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ImportRefusal {
+    /// Admit the publisher first.
+    #[error("the publisher is not admitted here")]
+    NotAdmitted,
+    /// Ask the studio which is right; a new key needs a new name.
+    #[error("another key is known as {0}")]
+    OtherKey(KeyId),
+    /// Ask the studio for another key: one key seals one item.
+    #[error("the key is the key of item {0} already")]
+    KeyUsed(ItemId),
     /// Raise the limit.
     #[error(transparent)]
     Full(#[from] Full),

@@ -24,6 +24,7 @@ use swarm_proto::manifest::segment_values;
 use swarm_proto::pb::common as pb;
 use swarm_proto::seal::Released;
 use swarm_proto::signed::{Signed, SigningKey, Statement};
+use swarm_proto::succession::Succession;
 use swarm_proto::wire::{Answer, Ask, Refusal, Request};
 use swarm_proto::wrap::{Label, deposit_aad, unwrap, wrap};
 
@@ -146,6 +147,8 @@ fn statements() -> Value {
     let server = signing_key(6);
     let token = CallToken::sign(&signing_key(2), server.server_id(), NOON).expect("valid");
     let token = token.verify(&signing_key(2).device_id()).expect("ours");
+    let succession = Succession::sign(&server, &signing_key(8), NOON).expect("valid");
+    let succession = succession.verify(&server.server_id()).expect("ours");
     json!({
         "about": "Ed25519 over \"reelswarm v1 \" ‖ context ‖ 0x00 ‖ payload; seed is the secret key of RFC 8032.",
         "catalog_entry": of(&signing_key(1), &entry()),
@@ -153,6 +156,7 @@ fn statements() -> Value {
         "ticket": of(&server, &ticket()),
         "licence": of(&server, &licence()),
         "call_token": of(&signing_key(2), &token),
+        "succession": of(&server, &succession),
     })
 }
 

@@ -12,6 +12,8 @@ use crate::catalog::{Currency, Money, Offer, OfferId, OfferKind, Policy};
 use crate::invalid::Invalid;
 use crate::limit::Limit;
 use crate::seal::KeyCommitment;
+use crate::signed::Signed;
+use crate::succession::Succession;
 use crate::time::Utc;
 
 /// Makes the pair of functions that `#[serde(with = …)]` wants, from a written form.
@@ -40,6 +42,12 @@ written_as!(money, Money, MoneyForm);
 written_as!(currency, Currency, CurrencyForm);
 written_as!(policy, Policy, PolicyForm);
 written_as!(offers, Vec<Offer>, OffersForm);
+written_as!(
+    /// The signed bytes as they are, so that the signature can always be checked again.
+    succession,
+    Signed<Succession>,
+    SuccessionForm
+);
 
 #[derive(Serialize, Deserialize)]
 #[serde(transparent)]
@@ -74,6 +82,24 @@ impl TryFrom<OfferIdForm> for OfferId {
 
     fn try_from(form: OfferIdForm) -> Result<Self, Invalid> {
         form.0.parse()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct SuccessionForm(String);
+
+impl From<&Signed<Succession>> for SuccessionForm {
+    fn from(succession: &Signed<Succession>) -> Self {
+        Self(succession.to_text())
+    }
+}
+
+impl TryFrom<SuccessionForm> for Signed<Succession> {
+    type Error = Invalid;
+
+    fn try_from(form: SuccessionForm) -> Result<Self, Invalid> {
+        Self::from_text(&form.0)
     }
 }
 
