@@ -16,24 +16,27 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use daemon::{DataFolder, Health, Metrics, Shutdown};
+use film::{Film, money};
 use keyserver::books::{self, Books, Setting, Watched};
 use keyserver::journal::Journal;
 use keyserver::journal::shelf::Shelf;
 use keyserver::vault::Keys;
+use keyserver::vault::ring::KeyRing;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use swarm_proto::catalog::{CatalogEntry, Kind, Media, Money, Offer, OfferKind, Policy};
-use swarm_proto::geometry::Geometry;
-use swarm_proto::id::{AccountId, DeviceId, ItemId, OrderId, TitleId};
+use swarm_proto::catalog::{CatalogEntry, Money};
+use swarm_proto::id::{AccountId, DeviceId, ItemId, OrderId};
 use swarm_proto::keyserver::grants::Asker;
 use swarm_proto::keyserver::ledger::{self, Ledger, Release, TillEvent, TillNews};
 use swarm_proto::keyserver::record::{EventId, IdempotencyKey, Record, SealedKey};
-use swarm_proto::limit::Limit;
 use swarm_proto::membership::DeviceKind;
-use swarm_proto::seal::{ContentKey, Released};
+use swarm_proto::seal::Released;
 use swarm_proto::signed::{Signed, SigningKey};
-use swarm_proto::time::Utc;
 use swarm_proto::wrap::{HpkePublic, HpkeSecret, Label, wrap};
+
+/// What the keyserver's own tests sell.
+#[path = "../../keyserver/tests/it/film.rs"]
+mod film;
 
 /// Buyers at a time.
 const CROWDS: [usize; 4] = [1, 16, 64, 256];
@@ -105,7 +108,7 @@ async fn measure(on: &Path) -> anyhow::Result<()> {
 
 /// What orders with a payment and a grant take in memory, and what they take in a journal.
 fn memory(shop: &Shop) -> serde_json::Value {
-    const ORDERS: usize = 100_000;
+    const ORDERS: usize = 1_000_000;
     let mut ledger = Ledger::new(ledger::Config { max_orders: ORDERS, ..ledger::Config::default() });
     let (begun, mut journal_bytes) = (resident_bytes(), 0);
     let now = keyserver::clock::utc();
@@ -141,7 +144,8 @@ fn resident_bytes() -> usize {
 }
 
 async fn open(folder: &DataFolder, shutdown: &Shutdown) -> anyhow::Result<Shop> {
-    let keys = Arc::new(Keys::open(folder, false, &[])?);
+    let ring = KeyRing::new(Keys::open(folder, false, &[])?);
+    let keys = ring.now();
     let shelf = Shelf::new(folder.path());
     Journal::create(&shelf.live(), keys.header())?;
     let (metrics, health) = (Metrics::new("bench", "0"), Health::new());
@@ -150,7 +154,7 @@ async fn open(folder: &DataFolder, shutdown: &Shutdown) -> anyhow::Result<Shop> 
         config: ledger::Config::default(),
         volume_bytes: 64 << 20,
         forget_unpaid_after: Duration::from_secs(30 * 24 * 60 * 60),
-        keys: Arc::clone(&keys),
+        keys: ring,
         anchor: None,
         accept_rollback: false,
     };
@@ -161,38 +165,11 @@ async fn open(folder: &DataFolder, shutdown: &Shutdown) -> anyhow::Result<Shop> 
     };
     let books = Books::open(setting, watched, shutdown)?;
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let (publisher, key) = (SigningKey::generate(&mut rng), ContentKey::generate(&mut rng));
-    books.admit_publisher(publisher.publisher_id(), "Acme".to_owned()).await??;
-    let price = Money::new(299, "EUR".parse()?)?;
-    let item = ItemId::from_bytes([2; 32]);
-    let policy = Policy { renew_after: Limit::Of(Duration::from_secs(24 * 60 * 60)), ..Policy::UNLIMITED };
-    let offers = vec![Offer { id: "rent".parse()?, kind: OfferKind::Rent, price, policy }];
-    let entry = CatalogEntry {
-        title: TitleId::from([3; 16]),
-        version: 1,
-        publisher: publisher.publisher_id(),
-        item,
-        geometry: Geometry::of_plain(1 << 30)?,
-        commitment: key.commitment(),
-        name: "Harbour at dawn".to_owned(),
-        description: String::new(),
-        kind: Kind::Video,
-        media: Media {
-            mime: "video/mp4".to_owned(),
-            duration: None,
-            codecs: String::new(),
-            picture: None,
-            bit_rate: None,
-        },
-        artwork: None,
-        rating_age: 0,
-        regions: Vec::new(),
-        released: Utc::from_secs(1),
-        expires: Limit::Unlimited,
-        offers,
-        withdrawn: false,
-    };
-    let sealed = keys.vault.seal(&item, &key);
+    let publisher = SigningKey::generate(&mut rng).publisher_id();
+    books.admit_publisher(publisher, "Acme".to_owned()).await??;
+    let film = Film::new(keyserver::clock::utc());
+    let (entry, item, price) = (film.entry(publisher), film.item, money(299, "EUR"));
+    let sealed = keys.vault.seal(&item, &film.key);
     books.deposit(entry.clone(), sealed).await??;
     let hpke = HpkeSecret::generate(&mut rng).public();
     Ok(Shop { books, keys, item, hpke, price, entry })

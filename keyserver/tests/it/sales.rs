@@ -227,7 +227,7 @@ async fn deposits_that_do_not_hold_are_refused_and_not_written() {
         publisher: SigningKey::generate(&mut rng()),
         home: crate::process::Home::new(&[]),
         tracker: world.tracker.clone(),
-        film: Film::new(),
+        film: Film::new(now()),
     };
     let refusal = stranger.deposit(&keyserver).await.expect_err("not admitted");
     assert_eq!((refusal.code(), reason(&refusal).as_str()), (Code::PermissionDenied, "E-DEPOSIT-01"));
@@ -287,7 +287,7 @@ async fn fields_that_break_a_rule_are_named() {
     assert!(cut.message().contains("order"), "{cut:?}");
     let no_offer = shop.order(KEY, world.film.item, "steal").await.expect_err("no such offer");
     assert_eq!((no_offer.code(), reason(&no_offer).as_str()), (Code::NotFound, "E-ORDER-02"));
-    let no_item = shop.order(KEY, Film::new().item, "rent").await.expect_err("no such item");
+    let no_item = shop.order(KEY, Film::new(now()).item, "rent").await.expect_err("no such item");
     assert_eq!(reason(&no_item), "E-ORDER-01");
 }
 
@@ -301,4 +301,33 @@ async fn page_shows_how_things_stand() {
     assert!(page.contains("content-security-policy: default-src 'none'"), "{page}");
     assert_eq!(get(&keyserver, "/readyz").await.0, 200);
     assert_eq!(get(&keyserver, "/nothing").await.0, 404);
+}
+
+#[tokio::test]
+async fn an_order_keeps_the_key_it_was_made_for_when_the_title_gets_another() {
+    let world = World::new();
+    let keyserver = world.home.start();
+    world.deposit(&keyserver).await.expect("deposited");
+    let viewer = world.household();
+    let shop = viewer.shop(&keyserver).await;
+    let code = world.home.ask(&["pass", "create", "--credits", "3", "--valid", "1d"]);
+    let code = code["code"].as_str().expect("a code");
+    let granted = shop.order("granted-before-the-new-key", world.film.item, "rent").await.expect("ordered").order;
+    shop.pay(&granted, code).await.expect("paid");
+    shop.grant(&granted).await.expect("granted");
+    let open = shop.order("open-while-the-key-changes", world.film.item, "rent").await.expect("ordered").order;
+
+    // The publisher seals the title anew: another item, another key, the next version of its entry.
+    let sealed_anew = Film { title: world.film.title, ..Film::new(now()) };
+    let mut entry = sealed_anew.entry(world.publisher.publisher_id());
+    entry.version = 2;
+    world.deposit_entry(&keyserver, &entry, &sealed_anew.key).await.expect("deposited");
+
+    let new = shop.order("made-after-the-new-key-came", sealed_anew.item, "rent").await.expect("ordered").order;
+    for (order, film) in [(&granted, &world.film), (&open, &world.film), (&new, &sealed_anew)] {
+        shop.pay(order, code).await.expect("paid");
+        let unlocked = shop.grant(order).await.expect("granted");
+        assert_eq!((unlocked.licence.item, unlocked.key.expose()), (film.item, film.key.expose()));
+    }
+    assert_eq!(world.home.records("granted"), 3);
 }

@@ -366,3 +366,38 @@ async fn a_payment_survives_a_kill_and_a_provider_that_was_gone() {
     assert_eq!(store.world.home.records("payment_begun"), 1, "the same payment, asked about again");
     assert_eq!(store.world.home.records("payment_collected"), 1);
 }
+
+#[tokio::test]
+async fn a_thousand_words_of_stripe_before_its_own_answer_are_one_payment_and_one_grant() {
+    // It has taken the payment and says nothing to whoever asked for it; its messages are faster.
+    let slow = Slow::start().await;
+    let store = Store::open(&slow.address, &["stripe.timeout=5s"]).await;
+    store.save_card("pm_any");
+    let order = store.order("a-purchase-told-of-early").await;
+    assert_eq!(store.pay(&order).await.status, 303);
+    let journal = store.world.home.command(&["audit", "export"]);
+    let journal = String::from_utf8(journal.stdout).expect("text");
+    let begun = journal.lines().find(|line| line.contains("payment_begun")).expect("it is in the journal first");
+    let begun: Value = serde_json::from_str(begun).expect("JSON");
+    let intent = json!({
+        "id": "pi_early", "status": "succeeded", "amount": 299, "currency": "eur",
+        "metadata": {
+            "attempt": begun["record"]["attempt"], "order": order_text(&order),
+            "account": store.viewer.account().to_string(),
+        },
+    });
+    let event = json!({ "id": "evt_early", "type": "payment_intent.succeeded", "data": { "object": intent } });
+    let at = now().as_secs();
+    let shop = store.viewer.shop(&store.keyserver).await;
+    let told = stream::iter((0..1_000).map(|_| store.hear(SECRET, at, &event))).buffer_unordered(300);
+    let asked = join_all((0..16).map(|_| shop.grant(&order.order)));
+    let (told, _) = tokio::join!(told.collect::<Vec<_>>(), asked);
+    assert!(told.iter().all(|answer| answer.status == 200), "{:?}", told.iter().find(|answer| answer.status != 200));
+    let serials = join_all((0..16).map(|_| shop.grant(&order.order))).await;
+    assert!(serials.into_iter().all(|granted| granted.expect("paid").licence.serial == 1));
+    slow.answers.store(true, Ordering::SeqCst);
+    store.until(&order, OrderState::Granted).await;
+    for kind in ["payment_collected", "granted"] {
+        assert_eq!(store.world.home.records(kind), 1, "{kind}");
+    }
+}
