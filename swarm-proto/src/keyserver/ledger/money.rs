@@ -5,6 +5,9 @@
 //! refunded meanwhile, is remembered as surplus until it is on its way back. Never talks to anyone: what a provider has
 //! to be asked is handed out as [`Collect`] and [`GiveBack`].
 
+mod bills;
+mod wallet;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -152,84 +155,6 @@ pub struct GiveBack {
 }
 
 impl Ledger {
-    /// Takes an order for a pass. `new` becomes its id and `pass` its pass, unless the account has made this very
-    /// request before.
-    #[allow(clippy::too_many_arguments, reason = "each is one field of one record")]
-    pub fn create_pass_order(
-        &mut self,
-        now: Utc,
-        account: AccountId,
-        idempotency_key: IdempotencyKey,
-        offer: &PassOffer,
-        gift: bool,
-        pass: PassId,
-        new: OrderId,
-    ) -> Result<Answer<Order>, OrderRefusal> {
-        if let Some(earlier) = self.order_of_key(&account, &idempotency_key) {
-            let same = matches!(earlier.goods, Goods::Pass(goods) if goods.gift == gift) && earlier.offer == offer.id;
-            return if same { Ok(Answer::unchanged(earlier.clone())) } else { Err(OrderRefusal::KeyReused) };
-        }
-        self.room_for_order(now, &account)?;
-        room("passes", self.passes.len() + self.money.ordered_passes.len(), self.config.max_passes)?;
-        let record = Record::PassOrdered {
-            order: new,
-            account,
-            idempotency_key,
-            offer: offer.id.clone(),
-            pass,
-            holds: offer.holds,
-            valid_ms: u64::try_from(offer.valid.as_millis()).unwrap_or(u64::MAX),
-            gift,
-            price: offer.price,
-        };
-        Ok(self.enter(now, record, |ledger| ledger.orders[&new].clone()))
-    }
-
-    /// Sells a pass for time under the hash of a fresh code, and says when it expires.
-    pub fn create_time_pass(&mut self, now: Utc, pass: PassId, valid: Duration) -> Result<Answer<Utc>, PassRefusal> {
-        if !PASS_VALID.contains(&valid) {
-            return Err(Invalid::new("valid_ms", "must be 1 second to 10 years").into());
-        }
-        room("passes", self.passes.len(), self.config.max_passes)?;
-        let expires = now + valid;
-        Ok(self.enter(now, Record::TimePassCreated { pass, expires }, |_| expires))
-    }
-
-    /// Takes a pass into an account, which alone may spend it from then on; gives the pass.
-    pub fn claim_pass(&mut self, now: Utc, account: AccountId, pass: PassId) -> Result<Answer<Pass>, PayRefusal> {
-        let found = self.usable_pass(now, &account, &pass)?;
-        if found.owner().is_some() {
-            return Ok(Answer::unchanged(found.clone()));
-        }
-        Ok(self.enter(now, Record::PassClaimed { pass, account }, |ledger| ledger.passes[&pass].clone()))
-    }
-
-    /// Takes a pass back on the operator's word; says how many credits were unused. A second word changes nothing.
-    pub fn void_pass(&mut self, now: Utc, pass: PassId, reason: Reason) -> Result<Answer<u32>, VoidRefusal> {
-        let found = self.passes.get(&pass).ok_or(VoidRefusal::NoSuchPass)?;
-        if let Some(order) = found.bought_by() {
-            return Err(VoidRefusal::Bought(order));
-        }
-        let left = found.credits_left();
-        if found.is_void() {
-            return Ok(Answer::unchanged(left));
-        }
-        Ok(self.enter(now, Record::PassVoided { pass, reason }, |_| left))
-    }
-
-    /// The passes of an account, as they came.
-    pub fn passes_of(&self, account: &AccountId) -> impl Iterator<Item = (PassId, &Pass)> {
-        let ids = self.accounts.get(account).map_or(&[][..], |account| &account.passes);
-        ids.iter().map(|id| (*id, &self.passes[id]))
-    }
-
-    /// All passes from this one on, by id.
-    pub fn all_passes(&self, after: Option<PassId>) -> impl Iterator<Item = (PassId, &Pass)> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let from = after.map_or(Unbounded, Excluded);
-        self.passes.range((from, Unbounded)).map(|(id, pass)| (*id, pass))
-    }
-
     /// Begins to have a provider collect the price. While one try is under way there is no second one.
     pub fn begin_payment(
         &mut self,
@@ -439,88 +364,6 @@ impl Ledger {
         self.enter(now, record, |_| false)
     }
 
-    /// Puts the price of an order on the account's bill.
-    pub fn bill(&mut self, now: Utc, account: &AccountId, order: OrderId) -> Result<Answer<Order>, PayRefusal> {
-        let found = self.order(account, &order)?;
-        if self.is_paid(now, found)? {
-            return Ok(Answer::unchanged(found.clone()));
-        }
-        let bill = self.money.bills.get(account).ok_or(PayRefusal::NoBill)?;
-        let month = Month::of(now);
-        if Some(month) <= self.money.closed {
-            return Err(PayRefusal::MonthClosed(month));
-        }
-        if !bill.has_room(&found.price, self.money.closed) {
-            let left_minor = bill.limit().minor.saturating_sub(bill.owed_after(self.money.closed));
-            return Err(PayRefusal::OverLimit { left_minor });
-        }
-        Ok(self.enter(now, Record::OrderBilled { order }, |ledger| ledger.orders[&order].clone()))
-    }
-
-    /// The bill of an account, and what is owed on it.
-    pub fn bill_of(&self, account: &AccountId) -> Option<(&Bill, u64)> {
-        let bill = self.money.bills.get(account)?;
-        Some((bill, bill.owed_after(self.money.closed)))
-    }
-
-    /// All lines of a month's bills.
-    pub fn bill_lines(&self, month: Month) -> impl Iterator<Item = (AccountId, Line, &Order)> {
-        let bills = self.money.bills.iter();
-        bills.flat_map(move |(account, bill)| {
-            bill.lines(month).iter().map(|line| (*account, *line, &self.orders[&line.order]))
-        })
-    }
-
-    /// The last month whose bills are closed.
-    pub const fn closed_month(&self) -> Option<Month> {
-        self.money.closed
-    }
-
-    /// Lets an account pay by its bill, up to here; true when it was so before.
-    pub fn set_credit_limit(
-        &mut self,
-        now: Utc,
-        account: AccountId,
-        limit: CreditLimit,
-    ) -> Result<Answer<bool>, BillRefusal> {
-        match self.money.bills.get(&account) {
-            Some(bill) if bill.limit() == limit => return Ok(Answer::unchanged(true)),
-            Some(bill) if bill.limit().currency != limit.currency && bill.owed_after(self.money.closed) > 0 => {
-                return Err(BillRefusal::OtherCurrency);
-            }
-            Some(_) => {}
-            None => room("accounts with a bill", self.money.bills.len(), MAX_PAYERS)?,
-        }
-        let record = Record::CreditLimitSet { account, minor: limit.minor, currency: limit.currency };
-        Ok(self.enter(now, record, |_| false))
-    }
-
-    /// Closes the bills of a month and of all before it; true when they were closed before.
-    pub fn close_months(&mut self, now: Utc, month: Month) -> Result<Answer<bool>, BillRefusal> {
-        if Some(month) <= self.money.closed {
-            return Ok(Answer::unchanged(true));
-        }
-        if !month.is_over(now) {
-            return Err(BillRefusal::NotOver(month));
-        }
-        Ok(self.enter(now, Record::MonthsClosed { month }, |_| false))
-    }
-
-    /// Notes how an account pays with a provider; true when it was so before.
-    pub fn save_card(&mut self, now: Utc, account: AccountId, card: Card) -> Result<Answer<bool>, Full> {
-        match self.money.cards.get(&account) {
-            Some(known) if *known == card => return Ok(Answer::unchanged(true)),
-            Some(_) => {}
-            None => room("accounts with a card", self.money.cards.len(), MAX_PAYERS)?,
-        }
-        Ok(self.enter(now, Record::CardSaved { account, card }, |_| false))
-    }
-
-    /// How an account pays with a provider.
-    pub fn card(&self, account: &AccountId) -> Option<&Card> {
-        self.money.cards.get(account)
-    }
-
     /// An order, whosever it is.
     pub fn any_order(&self, order: &OrderId) -> Option<&Order> {
         self.orders.get(order)
@@ -535,22 +378,6 @@ impl Ledger {
             OrderState::Expired => Err(PayRefusal::Expired),
             OrderState::Pending => Ok(false),
         }
-    }
-
-    /// A pass that this account may spend now.
-    pub(super) fn usable_pass(&self, now: Utc, account: &AccountId, pass: &PassId) -> Result<&Pass, PayRefusal> {
-        let found = self.passes.get(pass).ok_or(PayRefusal::WrongCode)?;
-        if found.owner().is_some_and(|owner| owner != *account) {
-            return Err(PayRefusal::PassOfAnother);
-        }
-        let disputed = found.bought_by().is_some_and(|order| self.orders[&order].dues.is_disputed());
-        if found.is_void() || disputed {
-            return Err(PayRefusal::PassVoid);
-        }
-        if found.is_expired(now) {
-            return Err(PayRefusal::PassExpired(found.expires()));
-        }
-        Ok(found)
     }
 
     pub(super) fn add_order(&mut self, order: Order) -> Result<(), Contradiction> {
