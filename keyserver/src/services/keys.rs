@@ -24,12 +24,12 @@ use crate::vault::{handover, rotation};
 pub(crate) struct Locksmith {
     context: Context,
     folder: PathBuf,
-    turn: Mutex<()>,
+    turn: Arc<Mutex<()>>,
 }
 
 impl Locksmith {
     pub(crate) fn new(folder: &Path, context: &Context) -> Locksmith {
-        Locksmith { context: context.clone(), folder: folder.to_owned(), turn: Mutex::default() }
+        Locksmith { context: context.clone(), folder: folder.to_owned(), turn: Arc::default() }
     }
 }
 
@@ -39,9 +39,14 @@ impl keys_operator_server::KeysOperator for Locksmith {
         &self,
         _: Request<pb::RotateSigningKeyRequest>,
     ) -> Result<Response<pb::RotateSigningKeyResponse>, Status> {
-        let _turn = self.turn.lock().await;
-        let Context { books, keys, .. } = &self.context;
-        let (before, lineage) = handover::hand_over(&self.folder, keys, books).await?;
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let (folder, Context { books, keys, .. }) = (self.folder.clone(), self.context.clone());
+        // A task of its own: it goes on to its end when whoever asked is gone.
+        let changing = async move {
+            let _turn = turn;
+            handover::hand_over(&folder, &keys, &books).await
+        };
+        let (before, lineage) = tokio::spawn(changing).await.map_err(cut_off)??;
         Ok(Response::new(pb::RotateSigningKeyResponse {
             server: lineage.current().to_vec(),
             predecessor: before.to_vec(),
@@ -53,14 +58,13 @@ impl keys_operator_server::KeysOperator for Locksmith {
         &self,
         _: Request<pb::RotateDepositKeyRequest>,
     ) -> Result<Response<pb::RotateDepositKeyResponse>, Status> {
-        let _turn = self.turn.lock().await;
+        let turn = Arc::clone(&self.turn).lock_owned().await;
         let (folder, keys) = (self.folder.clone(), Arc::clone(&self.context.keys));
-        let changed = tokio::task::spawn_blocking(move || rotation::deposit_of(&folder, &keys)).await;
-        let public = changed.map_err(|error| {
-            Failure::new(Exit::Failed, "E-VAULT-11", "the change of the key was cut off")
-                .why(error)
-                .hint("ask for it again; report this: it is a fault of the keyserver")
-        })??;
+        let changing = move || {
+            let _turn = turn;
+            rotation::deposit_of(&folder, &keys)
+        };
+        let public = tokio::task::spawn_blocking(changing).await.map_err(cut_off)??;
         tracing::info!("the key for deposits has changed");
         Ok(Response::new(pb::RotateDepositKeyResponse { hpke_public: public.to_vec() }))
     }
@@ -86,4 +90,10 @@ impl keys_operator_server::KeysOperator for Locksmith {
         tracing::info!(%publisher, %kid, "a studio's key is imported");
         Ok(Response::new(pb::ImportKeyResponse { already }))
     }
+}
+
+fn cut_off(error: tokio::task::JoinError) -> Failure {
+    Failure::new(Exit::Failed, "E-VAULT-11", "the change of the key was cut off")
+        .why(error)
+        .hint("ask for it again; report this: it is a fault of the keyserver")
 }
