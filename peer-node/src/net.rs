@@ -9,6 +9,8 @@ mod address;
 mod behaviour;
 mod codec;
 mod fresh_port;
+mod muxer;
+mod noise;
 pub mod peer_id;
 mod routing;
 mod swarm_task;

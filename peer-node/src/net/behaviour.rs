@@ -14,11 +14,13 @@ use libp2p::request_response::ProtocolSupport;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::{
     PeerId, StreamProtocol, Swarm, Transport, allow_block_list, connection_limits, identify, kad,
-    memory_connection_limits, noise, ping, quic, request_response, tcp, yamux,
+    memory_connection_limits, ping, quic, request_response, tcp,
 };
 use swarm_proto::wire;
 
 use super::codec::Codec;
+use super::muxer::{self, STREAMS};
+use super::noise::{self, Suite};
 use super::throttle::Throttle;
 use super::{Config, fresh_port};
 
@@ -38,8 +40,6 @@ const PENDING_OUT: u32 = 32;
 const CONNECTIONS_PER_PEER: u32 = 2;
 /// Of the machine's memory; beyond it no connection is made.
 const MEMORY_SHARE: f64 = 0.75;
-/// Streams of a connection. With Yamux's window of 256 KiB at most 8 MiB wait unread.
-const STREAMS: usize = 32;
 const QUIC_STREAM_BYTES: u32 = 2 << 20;
 const QUIC_CONNECTION_BYTES: u32 = 6 << 20;
 /// Questions in both directions on one connection: well above what admission allows, so that it can say "busy".
@@ -104,12 +104,11 @@ pub(super) fn build(keypair: &Keypair, config: &Config) -> anyhow::Result<Swarm<
 }
 
 fn transport(keypair: &Keypair, private: bool) -> anyhow::Result<Boxed<(PeerId, StreamMuxerBox)>> {
-    let mut streams = yamux::Config::default();
-    streams.set_max_num_streams(STREAMS);
+    let secured = noise::Config::new(keypair, Suite::of_this_machine())?;
     let tcp = fresh_port::Transport(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true)))
         .upgrade(Version::V1Lazy)
-        .authenticate(noise::Config::new(keypair)?)
-        .multiplex(streams)
+        .authenticate(secured)
+        .multiplex(muxer::Config::default())
         .timeout(HANDSHAKE_WITHIN)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let mut config = quic::Config::new(keypair);
