@@ -2,7 +2,6 @@
 //!
 //! Nearly every default of these libraries is unbounded or too wide; each number here replaces one of them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::core::muxing::StreamMuxerBox;
@@ -10,23 +9,19 @@ use libp2p::core::transport::{Boxed, OrTransport, global_only};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
-use libp2p::request_response::ProtocolSupport;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::{
     PeerId, StreamProtocol, Swarm, Transport, allow_block_list, connection_limits, identify, kad,
-    memory_connection_limits, ping, quic, request_response, tcp,
+    memory_connection_limits, ping, quic, tcp,
 };
-use swarm_proto::wire;
 
-use super::codec::Codec;
+use super::chunks::{self, Shared};
 use super::muxer::{self, STREAMS};
 use super::noise::{self, Suite};
-use super::throttle::Throttle;
 use super::{Config, fresh_port};
 
 /// The swarm's own Kademlia: strangers of the public network have no business here.
 pub(super) const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/reelswarm/kad/1");
-const CHUNK_PROTOCOL: StreamProtocol = StreamProtocol::new(wire::PROTOCOL);
 const IDENTIFY_PROTOCOL: &str = "/reelswarm/id/1";
 /// Says what it is and nothing about its build.
 const AGENT: &str = "reelswarm";
@@ -42,10 +37,6 @@ const CONNECTIONS_PER_PEER: u32 = 2;
 const MEMORY_SHARE: f64 = 0.75;
 const QUIC_STREAM_BYTES: u32 = 2 << 20;
 const QUIC_CONNECTION_BYTES: u32 = 6 << 20;
-/// Questions in both directions on one connection: well above what admission allows, so that it can say "busy".
-const CHUNK_STREAMS: usize = 24;
-/// No answer takes longer: a chunk at 4 KiB/s, and a little.
-const ANSWER_WITHIN: Duration = Duration::from_secs(330);
 const KAD_PACKET_BYTES: usize = 16 << 10;
 const KAD_QUERY_WITHIN: Duration = Duration::from_secs(20);
 /// A provider that does not say so again is forgotten.
@@ -62,11 +53,11 @@ pub(super) struct Behaviour {
     pub(super) identify: identify::Behaviour,
     ping: ping::Behaviour,
     pub(super) kad: kad::Behaviour<MemoryStore>,
-    pub(super) chunks: request_response::Behaviour<Codec>,
+    pub(super) chunks: chunks::Behaviour,
 }
 
 /// A swarm that listens nowhere yet.
-pub(super) fn build(keypair: &Keypair, config: &Config) -> anyhow::Result<Swarm<Behaviour>> {
+pub(super) fn build(keypair: &Keypair, config: &Config, shared: Shared) -> anyhow::Result<Swarm<Behaviour>> {
     let peer = keypair.public().to_peer_id();
     let transport = transport(keypair, config.private_addresses)?;
     let behaviour = Behaviour {
@@ -88,13 +79,7 @@ pub(super) fn build(keypair: &Keypair, config: &Config) -> anyhow::Result<Swarm<
         ),
         ping: ping::Behaviour::default(),
         kad: kademlia(peer, config.kad_server),
-        chunks: request_response::Behaviour::with_codec(
-            Codec::new(Arc::new(Throttle::new(config.upload_bytes_per_sec)), config.buffers.clone()),
-            [(CHUNK_PROTOCOL, ProtocolSupport::Full)],
-            request_response::Config::default()
-                .with_request_timeout(ANSWER_WITHIN)
-                .with_max_concurrent_streams(CHUNK_STREAMS),
-        ),
+        chunks: chunks::Behaviour::new(shared),
     };
     let swarm = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(IDLE)
