@@ -8,6 +8,7 @@
 mod address;
 mod behaviour;
 mod chunks;
+mod doors;
 mod fresh_port;
 mod muxer;
 mod noise;

@@ -18,7 +18,7 @@ use libp2p::{
 use super::chunks::{self, Shared};
 use super::muxer::{self, STREAMS};
 use super::noise::{self, Suite};
-use super::{Config, fresh_port};
+use super::{Config, doors, fresh_port};
 
 /// The swarm's own Kademlia: strangers of the public network have no business here.
 pub(super) const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/reelswarm/kad/1");
@@ -48,6 +48,7 @@ const PROVIDED_KEYS: usize = 65_536;
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
     pub(super) limits: connection_limits::Behaviour,
+    doors: doors::Behaviour,
     memory: memory_connection_limits::Behaviour,
     pub(super) blocked: allow_block_list::Behaviour<allow_block_list::BlockedPeers>,
     pub(super) identify: identify::Behaviour,
@@ -69,6 +70,7 @@ pub(super) fn build(keypair: &Keypair, config: &Config, shared: Shared) -> anyho
                 .with_max_established(Some(config.connections))
                 .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER)),
         ),
+        doors: doors::Behaviour::default(),
         memory: memory_connection_limits::Behaviour::with_max_percentage(MEMORY_SHARE),
         blocked: allow_block_list::Behaviour::default(),
         identify: identify::Behaviour::new(

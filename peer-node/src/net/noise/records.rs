@@ -38,8 +38,8 @@ pub(in crate::net) struct Records<T> {
     /// Sealed bytes as they came.
     inbound: Box<[u8]>,
     unread: Range<usize>,
-    /// A record that was larger than its reader's buffer.
-    opened: Box<[u8]>,
+    /// A record that was larger than its reader's buffer; grows to the longest that the other side sends.
+    opened: Vec<u8>,
     unheard: Range<usize>,
     /// Small pieces that wait to become a record.
     gathered: Vec<u8>,
@@ -59,7 +59,7 @@ impl<T> Records<T> {
             // Zeroed pages come from the system untouched: an idle connection costs what it uses.
             inbound: vec![0; RECEIVE_BUFFER].into(),
             unread: 0..0,
-            opened: vec![0; RECORD_MAX].into(),
+            opened: Vec::new(),
             unheard: 0..0,
             gathered: Vec::new(),
             outbound: vec![0; SEND_BUFFER].into(),
@@ -109,6 +109,9 @@ impl<T> Records<T> {
     fn open(&mut self, record: Range<usize>, out: &mut [u8]) -> io::Result<usize> {
         self.unread.start = record.end;
         let fits = out.len() >= record.len();
+        if !fits && self.opened.len() < record.len() {
+            self.opened.resize(record.len(), 0);
+        }
         let into = if fits { &mut *out } else { &mut *self.opened };
         let opened = self.noise.read_message(&self.inbound[record], into);
         let len = opened.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
