@@ -1,30 +1,32 @@
 //! Yamux with bounds: what libp2p's own wrapper leaves open.
 //!
-//! libp2p's lets the windows of one connection grow to 1 GiB. Here they share a fixed amount, a few streams are enough for
-//! everybody, and closing a connection whose other end does not read takes seconds, not for ever. Everything else, and
-//! what goes over the wire, is the same.
+//! libp2p's lets the windows of one connection grow to 1 GiB. Here they share a fixed amount. Yamux ends a connection on
+//! which one stream too many is opened; here one of ours waits until another has ended, and one of theirs is reset.
+//! Closing a connection whose other end does not read takes seconds, not for ever. What goes over the wire is the same.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use std::{future, io, iter};
 
+use futures::task::AtomicWaker;
 use futures::{AsyncRead, AsyncWrite, FutureExt as _};
 use libp2p::core::UpgradeInfo;
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade};
 use tokio::time::{Sleep, sleep};
 
-/// Streams of a connection, both directions. We use two for chunks and one or two for each other protocol; Kademlia opens
-/// one for each question.
-pub(super) const STREAMS: usize = 24;
+/// Streams of a connection, both directions. Chunks need two, other protocols one or two; Kademlia opens one for each
+/// question.
+pub(super) const STREAMS: usize = 32;
+/// Streams that Yamux itself lets live, closing ones included; beyond it ends the connection.
+const YAMUX_STREAMS: usize = 512;
 /// Window that each stream begins with, as Yamux has it.
 const WINDOW: usize = yamux::DEFAULT_CREDIT as usize;
 /// By how much all windows of a connection together may grow beyond that: 100 Mbit/s over 160 ms.
 const GROWTH: usize = 2 << 20;
-/// What a connection may make us keep unread.
-pub(super) const UNREAD_MAX: usize = STREAMS * WINDOW + GROWTH;
 /// Largest piece of one stream before others have their turn.
 const FRAME: usize = 64 << 10;
 /// How long the other end may take to read what was said before a goodbye.
@@ -37,8 +39,9 @@ pub(super) struct Config(yamux::Config);
 impl Default for Config {
     fn default() -> Self {
         let mut config = yamux::Config::default();
-        config.set_max_num_streams(STREAMS);
-        config.set_max_connection_receive_window(Some(UNREAD_MAX));
+        // Of this, only what the streams that we let live may hold is ever given: 8 MiB, and the growth.
+        config.set_max_num_streams(YAMUX_STREAMS);
+        config.set_max_connection_receive_window(Some(YAMUX_STREAMS * WINDOW + GROWTH));
         config.set_split_send_size(FRAME);
         Self(config)
     }
@@ -76,41 +79,72 @@ impl<C: AsyncRead + AsyncWrite + Unpin> OutboundConnectionUpgrade<C> for Config 
 /// A connection that carries streams.
 pub(super) struct Muxer<C> {
     connection: yamux::Connection<C>,
-    /// Streams that came while nobody asked for one: at most as many as there may be.
-    waiting: VecDeque<yamux::Stream>,
-    waker: Option<Waker>,
+    /// Streams that came while nobody asked for one.
+    waiting: VecDeque<Stream>,
+    /// Woken when one comes.
+    inbound: AtomicWaker,
+    /// One for each living stream, and our own; woken when one ends.
+    living: Arc<AtomicWaker>,
     closing: Option<Pin<Box<Sleep>>>,
+}
+
+/// A stream; counts for as long as it lives.
+pub(super) struct Stream {
+    stream: yamux::Stream,
+    living: Arc<AtomicWaker>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.living.wake();
+    }
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Muxer<C> {
     fn new(connection: yamux::Connection<C>) -> Self {
-        Self { connection, waiting: VecDeque::new(), waker: None, closing: None }
+        let (inbound, living) = (AtomicWaker::new(), Arc::new(AtomicWaker::new()));
+        Self { connection, waiting: VecDeque::new(), inbound, living, closing: None }
     }
 
-    /// Moves everything on; yields the streams that the other end opens.
-    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<yamux::Stream>> {
-        let stream = ready!(self.connection.poll_next_inbound(cx));
-        Poll::Ready(stream.ok_or(yamux::ConnectionError::Closed).flatten().map_err(broken))
+    fn is_full(&self) -> bool {
+        Arc::strong_count(&self.living) > STREAMS
+    }
+
+    fn stream(&self, stream: yamux::Stream) -> Stream {
+        Stream { stream, living: self.living.clone() }
+    }
+
+    /// Moves everything on; yields the streams that the other end opens and may have. Others are reset.
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
+        loop {
+            let stream = ready!(self.connection.poll_next_inbound(cx));
+            let stream = stream.ok_or(yamux::ConnectionError::Closed).flatten().map_err(broken)?;
+            if !self.is_full() {
+                return Poll::Ready(Ok(self.stream(stream)));
+            }
+        }
     }
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Muxer<C> {
-    type Substream = yamux::Stream;
+    type Substream = Stream;
     type Error = io::Error;
 
-    fn poll_inbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<yamux::Stream>> {
+    fn poll_inbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
         if let Some(stream) = self.waiting.pop_front() {
             return Poll::Ready(Ok(stream));
         }
-        let polled = self.poll_inner(cx);
-        if polled.is_pending() {
-            self.waker = Some(cx.waker().clone());
-        }
-        polled
+        self.inbound.register(cx.waker());
+        self.poll_inner(cx)
     }
 
-    fn poll_outbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<yamux::Stream>> {
-        self.connection.poll_new_outbound(cx).map_err(broken)
+    fn poll_outbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
+        self.living.register(cx.waker());
+        if self.is_full() {
+            return Poll::Pending;
+        }
+        let stream = ready!(self.connection.poll_new_outbound(cx)).map_err(broken)?;
+        Poll::Ready(Ok(self.stream(stream)))
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -124,16 +158,31 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> StreamMuxer for Muxer<C> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<StreamMuxerEvent>> {
         let stream = ready!(self.poll_inner(cx))?;
-        // Yamux itself refuses streams beyond the limit; one that is dropped here is reset.
-        if self.waiting.len() < STREAMS {
-            self.waiting.push_back(stream);
-            if let Some(waker) = self.waker.take() {
-                waker.wake();
-            }
-        }
+        self.waiting.push_back(stream);
+        self.inbound.wake();
         // Others have their turn before the next one.
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_close(cx)
     }
 }
 
@@ -200,24 +249,27 @@ mod tests {
         for mut stream in streams {
             writers.push(tokio::spawn(async move {
                 let (piece, mut taken) = (vec![0; 16 << 10], 0);
-                while let Ok(Ok(len @ 1..)) = timeout(Duration::from_secs(60), stream.write(&piece)).await {
-                    taken += len;
+                loop {
+                    match timeout(Duration::from_secs(60), stream.write(&piece)).await {
+                        Ok(Ok(len)) => taken += len,
+                        // It was reset.
+                        Ok(Err(_)) => return None,
+                        Err(_) => return Some(taken),
+                    }
                 }
-                (taken, stream)
             }));
         }
-        let mut kept = 0;
+        let mut taken = Vec::new();
         for writer in writers {
-            let (taken, _stream) = writer.await.expect("it does not panic");
-            // A stream that was refused took what its first frames hold before the refusal came.
-            kept += taken;
+            taken.extend(writer.await.expect("it does not panic"));
         }
-        assert!(kept <= 200 * WINDOW, "no window grows for who is not read");
-        assert!(UNREAD_MAX <= 8 << 20, "what one connection may make us keep");
+        assert!(!taken.is_empty() && taken.len() <= STREAMS, "{} streams live", taken.len());
+        let unread: usize = taken.iter().sum();
+        assert!(unread <= STREAMS * WINDOW + GROWTH, "{unread} bytes wait to be read");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn more_streams_than_there_may_be_are_refused_and_the_others_live() {
+    async fn one_stream_too_many_of_theirs_is_reset_and_one_of_ours_waits_for_a_place() {
         let (mut ours, mut theirs) = with_a_stranger();
         let mut streams = Vec::new();
         for _ in 0..STREAMS + 8 {
@@ -228,16 +280,20 @@ mod tests {
         }
         let _theirs =
             tokio::spawn(async move { while let Some(Ok(_)) = poll_fn(|cx| theirs.poll_next_inbound(cx)).await {} });
-        let mut heard = Vec::new();
+        let mut heard = VecDeque::new();
         while let Ok(stream) = timeout(Duration::from_secs(5), poll_fn(|cx| Pin::new(&mut ours).poll_inbound(cx))).await
         {
-            heard.push(stream.expect("the connection lives"));
+            heard.push_back(stream.expect("the connection lives"));
         }
-        assert!(heard.len() <= STREAMS, "{} streams", heard.len());
-        assert!(!heard.is_empty());
+        assert_eq!(heard.len(), STREAMS);
         let mut hello = [0; 5];
         heard[0].read_exact(&mut hello).await.expect("the first one lives");
         assert_eq!(&hello, b"hello");
+
+        assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut ours).poll_outbound(cx).is_pending())).await);
+        drop(heard.pop_back());
+        let own = timeout(Duration::from_secs(5), poll_fn(|cx| Pin::new(&mut ours).poll_outbound(cx))).await;
+        own.expect("there is a place").expect("the connection lives");
     }
 
     #[tokio::test(start_paused = true)]
