@@ -7,8 +7,11 @@
 
 mod address;
 mod behaviour;
-mod codec;
+mod chunks;
+mod doors;
 mod fresh_port;
+mod muxer;
+mod noise;
 pub mod peer_id;
 mod routing;
 mod swarm_task;
@@ -23,15 +26,15 @@ use daemon::Failure;
 use daemon::exit::Exit;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Multiaddr;
-use libp2p::request_response::ResponseChannel;
 use libp2p::{PeerId, Swarm};
 use swarm_proto::id::DeviceId;
 use swarm_proto::wire::{Answer, Request};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::codec::Exchange;
-use self::codec::{Answered, Receipt};
+pub use self::chunks::{Exchange, Responder};
+use self::chunks::{Question, Shared};
 use self::swarm_task::SwarmTask;
+use self::throttle::Throttle;
 use crate::buffers::Buffers;
 use crate::config;
 
@@ -116,6 +119,9 @@ pub enum AskError {
     /// The one who asked no longer wants it.
     #[error("no longer wanted")]
     Cancelled,
+    /// More questions wait than there is room for. Ask again when some are answered.
+    #[error("too many questions wait for an answer")]
+    TooMany,
 }
 
 /// What is going on, for people.
@@ -134,34 +140,14 @@ pub struct Inbound {
     pub device: DeviceId,
     /// What.
     pub request: Request,
-    /// Where the answer goes. Dropping it ends the stream without one.
+    /// Where the answer goes.
     pub responder: Responder,
-}
-
-/// Sends one answer.
-#[derive(Debug)]
-pub struct Responder {
-    channel: ResponseChannel<Answered>,
-    commands: mpsc::Sender<Command>,
-}
-
-impl Responder {
-    /// Answers; resolves when the answer has left or never will, with the bytes of its payload that did.
-    pub async fn send(self, answer: Answer) -> u64 {
-        let (receipt, sent) = Receipt::new();
-        let command = Command::Respond { channel: self.channel, answered: Answered { answer, receipt } };
-        if self.commands.send(command).await.is_err() {
-            return 0;
-        }
-        sent.await.unwrap_or(0)
-    }
 }
 
 /// What the task is asked to do.
 #[derive(Debug)]
 enum Command {
-    Ask { peer: PeerId, request: Request, exchange: Arc<Exchange>, reply: oneshot::Sender<Result<Answer, AskError>> },
-    Respond { channel: ResponseChannel<Answered>, answered: Answered },
+    Ask { peer: PeerId, question: Question },
     Addresses { peer: PeerId, addresses: Vec<Multiaddr> },
     Keep { peers: BTreeSet<PeerId> },
     Ban { peer: PeerId },
@@ -186,7 +172,7 @@ impl Handle {
     pub async fn ask(&self, device: DeviceId, request: Request, exchange: Arc<Exchange>) -> Result<Answer, AskError> {
         let peer = peer_id::peer_of(&device).ok_or(AskError::Unreachable)?;
         let (reply, answer) = oneshot::channel();
-        self.tell(Command::Ask { peer, request, exchange, reply }).await;
+        self.tell(Command::Ask { peer, question: Question { request, exchange, reply } }).await;
         answer.await.unwrap_or(Err(AskError::Closed))
     }
 
@@ -238,18 +224,20 @@ impl Handle {
     }
 }
 
-/// Starts the network: listens, then runs until every [`Handle`] and [`Responder`] is gone.
+/// Starts the network: listens, then runs until every [`Handle`] is gone.
 pub async fn spawn(keypair: Keypair, config: Config) -> anyhow::Result<(Handle, mpsc::Receiver<Inbound>)> {
-    let mut swarm = behaviour::build(&keypair, &config).context("failed to set up the network")?;
+    let (inbound, questions) = mpsc::channel(INBOUND);
+    let throttle = Throttle::new(config.upload_bytes_per_sec);
+    let shared = Shared { inbound, throttle, buffers: config.buffers.clone(), silence: config.silence };
+    let mut swarm = behaviour::build(&keypair, &config, shared).context("failed to set up the network")?;
     for address in &config.listen {
         swarm.listen_on(address.clone()).map_err(|error| cannot_listen(address, &error))?;
     }
     let (commands, queue) = mpsc::channel(COMMANDS);
-    let (inbound, questions) = mpsc::channel(INBOUND);
     let (status, _) = watch::channel(Status::default());
-    let handle = Handle { commands: commands.clone(), status: status.subscribe() };
+    let handle = Handle { commands, status: status.subscribe() };
     let wanted = config.listen.len();
-    let task = SwarmTask::new(swarm, config, queue, commands.downgrade(), inbound, status);
+    let task = SwarmTask::new(swarm, config, queue, status);
     tokio::spawn(task.run());
     handle.wait_for_listeners(wanted).await;
     Ok((handle, questions))

@@ -1,8 +1,9 @@
-//! The chunk protocol, `/reelswarm/chunk/1`: its frames as bytes.
+//! The chunk protocol, `/reelswarm/chunk/2`: its requests and answers as bytes.
 //!
-//! One request and one answer per stream. A frame is a header of fixed size, which states the length of everything that
-//! follows; a reader decodes the header, learns a length that is already checked, and only then allocates. Payloads are
-//! [`Bytes`] and are never copied here. Whatever is unknown, reserved or too long is an error: close the stream.
+//! How many of them share one stream is said in [`frames`]. Each begins with a header of fixed size, which states the
+//! length of everything that follows; a reader decodes the header, learns a length that is already checked, and only
+//! then allocates. Payloads are [`Bytes`] and are never copied here. Whatever is unknown, reserved or too long is an
+//! error: close the stream.
 //!
 //! ```text
 //! request (42 bytes + ticket)                  answer (16 bytes + body)
@@ -15,6 +16,8 @@
 //! 40  ticket length (u16), ticket              16  body
 //! ```
 
+pub mod frames;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::bitmap::{Holding, HoldingError, bits_len};
@@ -23,7 +26,7 @@ use crate::id::ItemId;
 use crate::manifest::VALUE_BYTES;
 
 /// The protocol's name, as libp2p negotiates it.
-pub const PROTOCOL: &str = "/reelswarm/chunk/1";
+pub const PROTOCOL: &str = "/reelswarm/chunk/2";
 /// Size of a request without its ticket.
 pub const REQUEST_HEADER_BYTES: usize = 42;
 /// Size of an answer without its body.

@@ -15,6 +15,7 @@ use swarm_proto::manifest::{Manifest, VerifiedChunk};
 use swarm_proto::pb;
 use swarm_proto::peer::transfers::{self, Ask, Failure, Refused, RequestId, Verdict};
 use swarm_proto::time::Now;
+use swarm_proto::wire::frames::Urgency;
 use swarm_proto::wire::{self, Answer, Refusal};
 use tokio::sync::mpsc;
 
@@ -82,7 +83,8 @@ impl Engine {
     }
 
     pub(super) fn ask(&mut self, id: RequestId, device: DeviceId, item: ItemId, ask: Ask) {
-        let exchange = Arc::new(Exchange::default());
+        let is_playing = self.transfers.is_playing(clock::now().mono, &item);
+        let exchange = Arc::new(Exchange::of(if is_playing { Urgency::Playing } else { Urgency::Queued }));
         let request = wire::Request {
             item,
             ask: match ask {
@@ -314,7 +316,7 @@ fn refused(why: Refusal) -> Refused {
 fn failure(error: &AskError) -> Failure {
     match error {
         AskError::Unreachable => Failure::Unreachable,
-        AskError::Closed => Failure::Closed,
+        AskError::Closed | AskError::TooMany => Failure::Closed,
         AskError::Silent => Failure::Silent,
         AskError::Malformed(_) => Failure::Malformed,
         AskError::Cancelled => Failure::Cancelled,

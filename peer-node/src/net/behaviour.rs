@@ -2,7 +2,6 @@
 //!
 //! Nearly every default of these libraries is unbounded or too wide; each number here replaces one of them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::core::muxing::StreamMuxerBox;
@@ -10,21 +9,19 @@ use libp2p::core::transport::{Boxed, OrTransport, global_only};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
-use libp2p::request_response::ProtocolSupport;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::{
     PeerId, StreamProtocol, Swarm, Transport, allow_block_list, connection_limits, identify, kad,
-    memory_connection_limits, noise, ping, quic, request_response, tcp, yamux,
+    memory_connection_limits, ping, quic, tcp,
 };
-use swarm_proto::wire;
 
-use super::codec::Codec;
-use super::throttle::Throttle;
-use super::{Config, fresh_port};
+use super::chunks::{self, Shared};
+use super::muxer::{self, STREAMS};
+use super::noise::{self, Suite};
+use super::{Config, doors, fresh_port};
 
 /// The swarm's own Kademlia: strangers of the public network have no business here.
 pub(super) const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/reelswarm/kad/1");
-const CHUNK_PROTOCOL: StreamProtocol = StreamProtocol::new(wire::PROTOCOL);
 const IDENTIFY_PROTOCOL: &str = "/reelswarm/id/1";
 /// Says what it is and nothing about its build.
 const AGENT: &str = "reelswarm";
@@ -38,14 +35,8 @@ const PENDING_OUT: u32 = 32;
 const CONNECTIONS_PER_PEER: u32 = 2;
 /// Of the machine's memory; beyond it no connection is made.
 const MEMORY_SHARE: f64 = 0.75;
-/// Streams of a connection. With Yamux's window of 256 KiB at most 8 MiB wait unread.
-const STREAMS: usize = 32;
 const QUIC_STREAM_BYTES: u32 = 2 << 20;
 const QUIC_CONNECTION_BYTES: u32 = 6 << 20;
-/// Questions in both directions on one connection: well above what admission allows, so that it can say "busy".
-const CHUNK_STREAMS: usize = 24;
-/// No answer takes longer: a chunk at 4 KiB/s, and a little.
-const ANSWER_WITHIN: Duration = Duration::from_secs(330);
 const KAD_PACKET_BYTES: usize = 16 << 10;
 const KAD_QUERY_WITHIN: Duration = Duration::from_secs(20);
 /// A provider that does not say so again is forgotten.
@@ -57,16 +48,17 @@ const PROVIDED_KEYS: usize = 65_536;
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
     pub(super) limits: connection_limits::Behaviour,
+    doors: doors::Behaviour,
     memory: memory_connection_limits::Behaviour,
     pub(super) blocked: allow_block_list::Behaviour<allow_block_list::BlockedPeers>,
     pub(super) identify: identify::Behaviour,
     ping: ping::Behaviour,
     pub(super) kad: kad::Behaviour<MemoryStore>,
-    pub(super) chunks: request_response::Behaviour<Codec>,
+    pub(super) chunks: chunks::Behaviour,
 }
 
 /// A swarm that listens nowhere yet.
-pub(super) fn build(keypair: &Keypair, config: &Config) -> anyhow::Result<Swarm<Behaviour>> {
+pub(super) fn build(keypair: &Keypair, config: &Config, shared: Shared) -> anyhow::Result<Swarm<Behaviour>> {
     let peer = keypair.public().to_peer_id();
     let transport = transport(keypair, config.private_addresses)?;
     let behaviour = Behaviour {
@@ -78,6 +70,7 @@ pub(super) fn build(keypair: &Keypair, config: &Config) -> anyhow::Result<Swarm<
                 .with_max_established(Some(config.connections))
                 .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER)),
         ),
+        doors: doors::Behaviour::default(),
         memory: memory_connection_limits::Behaviour::with_max_percentage(MEMORY_SHARE),
         blocked: allow_block_list::Behaviour::default(),
         identify: identify::Behaviour::new(
@@ -88,13 +81,7 @@ pub(super) fn build(keypair: &Keypair, config: &Config) -> anyhow::Result<Swarm<
         ),
         ping: ping::Behaviour::default(),
         kad: kademlia(peer, config.kad_server),
-        chunks: request_response::Behaviour::with_codec(
-            Codec::new(Arc::new(Throttle::new(config.upload_bytes_per_sec)), config.buffers.clone()),
-            [(CHUNK_PROTOCOL, ProtocolSupport::Full)],
-            request_response::Config::default()
-                .with_request_timeout(ANSWER_WITHIN)
-                .with_max_concurrent_streams(CHUNK_STREAMS),
-        ),
+        chunks: chunks::Behaviour::new(shared),
     };
     let swarm = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(IDLE)
@@ -104,12 +91,11 @@ pub(super) fn build(keypair: &Keypair, config: &Config) -> anyhow::Result<Swarm<
 }
 
 fn transport(keypair: &Keypair, private: bool) -> anyhow::Result<Boxed<(PeerId, StreamMuxerBox)>> {
-    let mut streams = yamux::Config::default();
-    streams.set_max_num_streams(STREAMS);
+    let secured = noise::Config::new(keypair, Suite::of_this_machine())?;
     let tcp = fresh_port::Transport(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true)))
         .upgrade(Version::V1Lazy)
-        .authenticate(noise::Config::new(keypair)?)
-        .multiplex(streams)
+        .authenticate(secured)
+        .multiplex(muxer::Config::default())
         .timeout(HANDSHAKE_WITHIN)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let mut config = quic::Config::new(keypair);

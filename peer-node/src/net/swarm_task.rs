@@ -1,32 +1,27 @@
 //! The task that owns the libp2p `Swarm`.
 //!
-//! One loop: waits for a command, an event of the swarm or the clock, then acts without waiting. A slow reader of
-//! [`Inbound`] never holds it up: others are told to come back.
+//! One loop: waits for a command, an event of the swarm or the clock, then acts without waiting. Questions pass through
+//! it on their way to a connection; answers and the questions of others do not.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use libp2p::kad::store::RecordStore as _;
 use libp2p::kad::{self, QueryId, RecordKey};
-use libp2p::request_response::{Event as ChunkEvent, Message, OutboundFailure, OutboundRequestId, ResponseChannel};
 use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId, identify};
 use swarm_proto::id::DeviceId;
-use swarm_proto::wire::{Answer, Ask, WireError};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::behaviour::{BehaviourEvent, KAD_PROTOCOL};
-use super::codec::{Answered, Asked, Exchange, Receipt};
 use super::peer_id::device_of;
 use super::routing::Routing;
-use super::{AskError, Command, Config, Inbound, NetSwarm, ProviderKey, Responder, Status, address};
+use super::{Command, Config, NetSwarm, ProviderKey, Status, address};
 
-/// How often kept peers are dialled, and silence is listened for.
+/// How often kept peers are dialled.
 const TICK: Duration = Duration::from_secs(1);
 /// A kept peer that cannot be reached is tried again after this, doubled each time up to [`REDIAL_MAX`].
 const REDIAL: Duration = Duration::from_secs(1);
@@ -35,36 +30,10 @@ const REDIAL_MAX: Duration = Duration::from_secs(60);
 const ADDRESSES_PER_PEER: usize = 16;
 /// Providers dialled for one question.
 const PROVIDERS_DIALLED: usize = 16;
-/// When a peer that found our queue full should ask again.
-const BUSY_MS: u32 = 500;
 /// Announcements that are repeated at once when the first peer appears; others wait for their turn.
 const UNHEARD_MAX: usize = 256;
-/// A peer that has sent so many frames that are not questions is disconnected.
-const OFFENCES_MAX: u32 = 8;
 /// As long as a provider record lives.
 const RECORDS_LIVE: Duration = Duration::from_secs(30 * 60);
-
-/// A question under way.
-struct Pending {
-    peer: PeerId,
-    /// The answer carries bulk, so bytes must keep coming.
-    bulk: bool,
-    exchange: Arc<Exchange>,
-    reply: oneshot::Sender<Result<Answer, AskError>>,
-    asked_at: Instant,
-    /// Its connection was ended because nothing came.
-    silent: bool,
-}
-
-/// What is known of a connected peer.
-struct Connected {
-    since: Instant,
-    /// Bytes of all its answers, and when that number last changed.
-    received: u64,
-    heard_at: Instant,
-    /// Questions of its that broke the protocol.
-    offences: u32,
-}
 
 /// When a kept peer is dialled again.
 struct Kept {
@@ -76,12 +45,8 @@ pub(super) struct SwarmTask {
     swarm: NetSwarm,
     config: Config,
     commands: mpsc::Receiver<Command>,
-    /// For responders; weak, so that the task ends when nobody else can ask it.
-    commander: mpsc::WeakSender<Command>,
-    inbound: mpsc::Sender<Inbound>,
     status: watch::Sender<Status>,
-    pending: BTreeMap<OutboundRequestId, Pending>,
-    connected: BTreeMap<PeerId, Connected>,
+    connected: BTreeSet<PeerId>,
     kept: BTreeMap<PeerId, Kept>,
     searches: HashMap<QueryId, mpsc::Sender<DeviceId>>,
     provided: BTreeSet<ProviderKey>,
@@ -96,19 +61,14 @@ impl SwarmTask {
         swarm: NetSwarm,
         config: Config,
         commands: mpsc::Receiver<Command>,
-        commander: mpsc::WeakSender<Command>,
-        inbound: mpsc::Sender<Inbound>,
         status: watch::Sender<Status>,
     ) -> Self {
         Self {
             swarm,
             config,
             commands,
-            commander,
-            inbound,
             status,
-            pending: BTreeMap::new(),
-            connected: BTreeMap::new(),
+            connected: BTreeSet::new(),
             kept: BTreeMap::new(),
             searches: HashMap::new(),
             provided: BTreeSet::new(),
@@ -146,14 +106,7 @@ impl SwarmTask {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Ask { peer, request, exchange, reply } => {
-                let bulk = matches!(request.ask, Ask::Chunk { .. } | Ask::Manifest);
-                let asked = Asked { request: Ok(request), exchange: exchange.clone() };
-                let id = self.swarm.behaviour_mut().chunks.send_request(&peer, asked);
-                self.pending
-                    .insert(id, Pending { peer, bulk, exchange, reply, asked_at: Instant::now(), silent: false });
-            }
-            Command::Respond { channel, answered } => self.respond(channel, answered),
+            Command::Ask { peer, question } => self.swarm.behaviour_mut().chunks.ask(peer, question),
             Command::Addresses { peer, addresses } => {
                 let private = self.config.private_addresses;
                 let mut allowed: Vec<Multiaddr> = addresses
@@ -193,7 +146,6 @@ impl SwarmTask {
 
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
-            SwarmEvent::Behaviour(BehaviourEvent::Chunks(event)) => self.on_chunk_event(event),
             SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => self.on_kad_event(event),
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
                 self.on_identified(peer_id, info);
@@ -207,8 +159,7 @@ impl SwarmTask {
                 tracing::error!(?addresses, %error, "no longer listening");
             }
             SwarmEvent::ConnectionEstablished { peer_id, num_established, .. } if num_established.get() == 1 => {
-                let now = Instant::now();
-                self.connected.insert(peer_id, Connected { since: now, received: 0, heard_at: now, offences: 0 });
+                self.connected.insert(peer_id);
                 self.tell_connected();
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
@@ -222,61 +173,6 @@ impl SwarmTask {
             SwarmEvent::IncomingConnectionError { error, .. } => tracing::debug!(%error, "refused a connection"),
             _ => {}
         }
-    }
-
-    fn on_chunk_event(&mut self, event: ChunkEvent<Asked, Answered>) {
-        match event {
-            ChunkEvent::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
-                self.on_question(peer, request, channel);
-            }
-            ChunkEvent::Message { message: Message::Response { request_id, response }, .. } => {
-                if let Some(pending) = self.pending.remove(&request_id) {
-                    self.heard(pending.peer);
-                    // The one who asked may have gone.
-                    let _ = pending.reply.send(Ok(response.answer));
-                }
-            }
-            ChunkEvent::OutboundFailure { request_id, error, .. } => {
-                if let Some(pending) = self.pending.remove(&request_id) {
-                    let error = why(&pending, error);
-                    let _ = pending.reply.send(Err(error));
-                }
-            }
-            ChunkEvent::InboundFailure { peer, error, .. } => {
-                tracing::debug!(%peer, %error, "an answer did not leave");
-            }
-            ChunkEvent::ResponseSent { .. } => {}
-        }
-    }
-
-    fn on_question(&mut self, peer: PeerId, asked: Asked, channel: ResponseChannel<Answered>) {
-        let (Some(device), Some(commands)) = (device_of(&peer), self.commander.upgrade()) else { return };
-        let request = match asked.request {
-            Ok(request) => request,
-            Err(error) => return self.on_nonsense(peer, &error),
-        };
-        let inbound = Inbound { device, request, responder: Responder { channel, commands } };
-        if let Err(mpsc::error::TrySendError::Full(inbound)) = self.inbound.try_send(inbound) {
-            let answered = Answered { answer: Answer::Busy { retry_ms: BUSY_MS }, receipt: Receipt::default() };
-            self.respond(inbound.responder.channel, answered);
-        }
-    }
-
-    /// What came is not a question. Once is a bug, more is an attack.
-    fn on_nonsense(&mut self, peer: PeerId, error: &WireError) {
-        tracing::debug!(%peer, %error, "a frame is not a question");
-        let Some(connected) = self.connected.get_mut(&peer) else { return };
-        connected.offences += 1;
-        if connected.offences >= OFFENCES_MAX {
-            tracing::warn!(%peer, "a peer does not speak our protocol: disconnected");
-            // Already closing is as good as closed.
-            let _ = self.swarm.disconnect_peer_id(peer);
-        }
-    }
-
-    fn respond(&mut self, channel: ResponseChannel<Answered>, answered: Answered) {
-        // An answer to a connection that has closed goes nowhere; its receipt says so.
-        let _ = self.swarm.behaviour_mut().chunks.send_response(channel, answered);
     }
 
     fn on_kad_event(&mut self, event: kad::Event) {
@@ -373,7 +269,6 @@ impl SwarmTask {
 
     fn on_tick(&mut self, now: Instant) {
         self.redial(now);
-        self.drop_silent(now);
         if self.records_expire <= now {
             self.routing.expire_records();
             self.records_expire = now + RECORDS_LIVE;
@@ -404,7 +299,7 @@ impl SwarmTask {
     fn redial(&mut self, now: Instant) {
         let mut due = Vec::new();
         for (peer, kept) in &mut self.kept {
-            if self.connected.contains_key(peer) {
+            if self.connected.contains(peer) {
                 kept.wait = REDIAL;
             } else if kept.next <= now {
                 kept.next = now + kept.wait;
@@ -424,63 +319,12 @@ impl SwarmTask {
         }
     }
 
-    /// Ends connections on which answers are owed and nothing comes. Two peers that upload to each other over Yamux can
-    /// block each other for good (rust-yamux#227); a new connection sets them free, and a dead peer is found out sooner.
-    fn drop_silent(&mut self, now: Instant) {
-        let mut owed: BTreeMap<PeerId, (u64, Instant)> = BTreeMap::new();
-        for pending in self.pending.values().filter(|pending| pending.bulk) {
-            let (received, asked_at) = owed.entry(pending.peer).or_insert((0, pending.asked_at));
-            *received += pending.exchange.received();
-            *asked_at = (*asked_at).max(pending.asked_at);
-        }
-        for (peer, (received, asked_at)) in owed {
-            let Some(connected) = self.connected.get_mut(&peer) else { continue };
-            if received != connected.received {
-                connected.received = received;
-                connected.heard_at = now;
-            }
-            let heard_at = connected.heard_at.max(connected.since).max(asked_at);
-            if now.duration_since(heard_at) >= self.config.silence {
-                tracing::warn!(%peer, silence = ?self.config.silence, "a peer owes answers and is silent: reconnecting");
-                for pending in self.pending.values_mut().filter(|pending| pending.peer == peer) {
-                    pending.silent = true;
-                }
-                // Already closing is as good as closed.
-                let _ = self.swarm.disconnect_peer_id(peer);
-            }
-        }
-    }
-
-    fn heard(&mut self, peer: PeerId) {
-        if let Some(connected) = self.connected.get_mut(&peer) {
-            connected.heard_at = Instant::now();
-        }
-    }
-
     fn tell_connected(&self) {
-        let connected: BTreeSet<DeviceId> = self.connected.keys().filter_map(device_of).collect();
+        let connected: BTreeSet<DeviceId> = self.connected.iter().filter_map(device_of).collect();
         self.status.send_if_modified(|status| {
             let changed = status.connected != connected;
             status.connected = connected;
             changed
         });
-    }
-}
-
-fn why(pending: &Pending, error: OutboundFailure) -> AskError {
-    if pending.exchange.is_cancelled() {
-        return AskError::Cancelled;
-    }
-    if pending.silent {
-        return AskError::Silent;
-    }
-    match error {
-        OutboundFailure::DialFailure => AskError::Unreachable,
-        OutboundFailure::Timeout => AskError::Silent,
-        OutboundFailure::UnsupportedProtocols => AskError::Malformed("it does not speak our protocol".to_owned()),
-        OutboundFailure::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-            AskError::Malformed(error.to_string())
-        }
-        OutboundFailure::ConnectionClosed | OutboundFailure::Io(_) => AskError::Closed,
     }
 }

@@ -7,6 +7,7 @@ mod fake_tracker;
 mod grants;
 mod items;
 mod making;
+mod net;
 mod play;
 mod publish;
 mod swarm;

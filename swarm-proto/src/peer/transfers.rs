@@ -775,6 +775,11 @@ impl Transfers {
         self.items.contains_key(item)
     }
 
+    /// Whether somebody watches this item as it arrives.
+    pub fn is_playing(&self, now: Mono, item: &ItemId) -> bool {
+        self.items.get(item).and_then(|it| it.playing.as_ref()).is_some_and(|playing| now < playing.until)
+    }
+
     /// What came since the last call, by item and source.
     pub fn take_traffic(&mut self) -> BTreeMap<(ItemId, DeviceId), Traffic> {
         std::mem::take(&mut self.traffic)

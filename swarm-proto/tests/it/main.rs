@@ -13,4 +13,5 @@ mod statements;
 mod support;
 mod vectors;
 mod wire;
+mod wire_frames;
 mod wrapping;

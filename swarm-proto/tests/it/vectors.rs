@@ -173,7 +173,7 @@ fn frames() -> Value {
     [0, 1, 9].into_iter().filter_map(ChunkIndex::new).for_each(|chunk| assert!(holding.insert(chunk)));
     let bytes = Bytes::from_static(b"sealed bytes of a very short chunk");
     json!({
-        "about": "Whole frames of /reelswarm/chunk/1. The requests bear the ticket of statements.json.",
+        "about": "Requests and answers of /reelswarm/chunk/2. The requests bear the ticket of statements.json.",
         "request_manifest": request(Ask::Manifest),
         "request_holding": request(Ask::Holding),
         "request_chunk_5": request(Ask::Chunk { index, want_segment_values: false }),
