@@ -70,6 +70,8 @@ const ALL_RESULTS: &[&str] = &[
     "fluid_limit_seconds",
     "budget_limit_seconds",
     "servers_only_last_seconds",
+    "plays_without_stall",
+    "median_start_seconds",
 ];
 
 fn unknown(name: &str) -> Failure {

@@ -5,6 +5,7 @@
 //! them.
 
 pub mod cli;
+#[cfg(feature = "demo")]
 pub mod demo;
 pub mod expect;
 pub mod scenario;

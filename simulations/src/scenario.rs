@@ -24,6 +24,7 @@ const READY: &[(&str, &str)] = &[
     ("two_isps", include_str!("../scenarios/two_isps.toml")),
     ("tracker_restarts", include_str!("../scenarios/tracker_restarts.toml")),
     ("zipf_week", include_str!("../scenarios/zipf_week.toml")),
+    ("prime_time", include_str!("../scenarios/prime_time.toml")),
 ];
 
 /// More boxes than this do not fit any computer this runs on.
@@ -50,6 +51,8 @@ pub struct Scenario {
     pub titles: Titles,
     /// Who wants what, and when.
     pub wants: Wants,
+    /// Who watches what they want while it arrives.
+    pub plays: Plays,
     /// Media servers.
     pub seeds: Seeds,
     /// Kinds of links of boxes; their shares add up to one.
@@ -108,6 +111,16 @@ pub struct Wants {
     pub per_box: u32,
     /// They come at random moments within this time.
     pub over: Duration,
+}
+
+/// `plays`: who watches what they want while it arrives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Plays {
+    /// The share of wishes that are watched from the moment they are made.
+    pub share: f64,
+    /// Mbit/s that a film needs.
+    pub mbit: u64,
 }
 
 /// `seeds`: media servers. Each holds every title.
@@ -271,6 +284,7 @@ impl Default for Scenario {
             plans: Plans::default(),
             titles: Titles::default(),
             wants: Wants::default(),
+            plays: Plays::default(),
             seeds: Seeds::default(),
             links: vec![fibre, cable],
             sites: Vec::new(),
@@ -295,6 +309,12 @@ impl Default for Titles {
 impl Default for Wants {
     fn default() -> Self {
         Self { share: 1.0, per_box: 1, over: Duration::from_secs(0) }
+    }
+}
+
+impl Default for Plays {
+    fn default() -> Self {
+        Self { share: 0.0, mbit: 8 }
     }
 }
 
@@ -348,6 +368,10 @@ impl Settings for Scenario {
             false => Err(Invalid::new(key, "is not a share", "say 0 to 1")),
         };
         part("wants.share", self.wants.share)?;
+        part("plays.share", self.plays.share)?;
+        if self.plays.mbit == 0 {
+            return Err(Invalid::new("plays.mbit", "a film of nothing is no film", "say at least 1 Mbit/s"));
+        }
         part("uplinks.misjudged", self.uplinks.misjudged)?;
         part("churn.share", self.churn.share)?;
         part("churn.silent", self.churn.silent)?;

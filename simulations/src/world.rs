@@ -11,6 +11,7 @@ mod device;
 mod happenings;
 mod limits;
 mod links;
+mod plays;
 mod schedule;
 mod tally;
 mod trace;
@@ -29,6 +30,7 @@ use swarm_proto::time::{Mono, Now, Utc};
 pub use self::checks::{Rule, Violation};
 use self::device::Device;
 use self::links::{LinkId, Links};
+use self::plays::Play;
 use self::schedule::{Due, Schedule};
 use self::tally::Tally;
 pub use self::tally::{Outcome, Sample};
@@ -69,6 +71,8 @@ enum Wake {
     },
     /// Somebody wants a title.
     Want(u32),
+    /// Whoever watches what a wish brings needs the next chunk.
+    Play(u32),
     Leave(u32),
     /// A device tries to reach its tracker.
     Reconnect(u32),
@@ -129,6 +133,8 @@ struct Want {
     done_at: Option<u64>,
     /// The device has left before it was done.
     given_up: bool,
+    /// How it is watched; none: it is not.
+    play: Option<Play>,
 }
 
 /// The whole swarm.
@@ -144,6 +150,8 @@ pub struct World {
     n_boxes: u32,
     titles: Vec<Title>,
     geometry: Geometry,
+    /// Of a chunk that is watched, in microseconds.
+    chunk_lasts: u64,
     tracker: Tracker,
     wants: Vec<Want>,
     open_wants: usize,

@@ -170,6 +170,7 @@ fn object(scenario: &Scenario, name: &str, finished: &Finished, expectations: &[
     object.insert("seed".to_owned(), scenario.seed.into());
     object.insert("ended".to_owned(), finished.ended.into());
     object.insert("wall_seconds".to_owned(), finished.wall_seconds.into());
+    object.insert("nanos_per_chunk".to_owned(), nanos_per_chunk(finished).into());
     object.insert("peak_rss_bytes".to_owned(), peak_rss_bytes().into());
     object.insert("digest".to_owned(), finished.digest.clone().into());
     object.extend(finished.outcome.results.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))));
@@ -183,9 +184,9 @@ fn text(scenario: &Scenario, name: &str, finished: &Finished, expectations: &[Ex
     for (name, value) in results {
         text.push_str(&format!("  {name:<34} {}\n", number(*value)));
     }
-    let nanos = finished.wall_seconds * 1e9 / (results["events"]).max(1.0);
+    let nanos = nanos_per_chunk(finished);
     let memory = peak_rss_bytes().unwrap_or(0) >> 20;
-    text.push_str(&format!("  {:.1} s, {nanos:.0} ns an event, {memory} MiB\n", finished.wall_seconds));
+    text.push_str(&format!("  {:.1} s, {nanos:.0} ns a chunk, {memory} MiB\n", finished.wall_seconds));
     text.push_str(&format!("  digest {}\n", finished.digest));
     for it in expectations {
         let mark = if it.ok { '✓' } else { '✗' };
@@ -193,6 +194,11 @@ fn text(scenario: &Scenario, name: &str, finished: &Finished, expectations: &[Ex
         text.push_str(&format!("{mark} {} {} ({value})\n", it.name, it.bound));
     }
     text
+}
+
+/// What each delivered chunk has cost this computer.
+fn nanos_per_chunk(finished: &Finished) -> f64 {
+    finished.wall_seconds * 1e9 / finished.outcome.results["chunks_delivered"].max(1.0)
 }
 
 /// A number as people read it.

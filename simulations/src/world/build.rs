@@ -17,6 +17,7 @@ use swarm_proto::tracker::planner::{self, Link, Profile};
 use super::checks::Limits;
 use super::device::{Device, Manners, Parts, id_of, item_of};
 use super::links::{LinkId, Links};
+use super::plays::Play;
 use super::schedule::{self, Schedule};
 use super::tally::Tally;
 use super::trace::Trace;
@@ -77,6 +78,7 @@ impl World {
             n_boxes: scenario.boxes,
             titles: (0..scenario.titles.count).map(title).collect(),
             geometry,
+            chunk_lasts: (CHUNK_BYTES * 1_000_000 / (scenario.plays.mbit * MBIT)).max(1),
             tracker,
             wants: Vec::new(),
             open_wants: 0,
@@ -241,7 +243,7 @@ impl World {
     }
 
     fn add_wants(&mut self) {
-        let wants = self.scenario.wants.clone();
+        let (wants, plays) = (self.scenario.wants.clone(), self.scenario.plays.clone());
         let mut rng = chance(self.scenario.seed, Chance::Wants);
         let popularity: Vec<f64> =
             (1..=self.titles.len()).map(|rank| (rank as f64).powf(-self.scenario.titles.zipf)).collect();
@@ -258,13 +260,18 @@ impl World {
                 let title = drawn(&left, &mut rng);
                 left[title] = 0.0;
                 let at = if over == 0 { 0 } else { rng.random_range(0..over) };
-                self.wants.push(Want { device, title: title as u32, at, done_at: None, given_up: false });
+                let is_watched = plays.share > 0.0 && rng.random_range(0.0..1.0) < plays.share;
+                let play = is_watched.then(Play::default);
+                self.wants.push(Want { device, title: title as u32, at, done_at: None, given_up: false, play });
             }
             self.wants_of.insert(device, first..self.wants.len());
         }
         self.open_wants = self.wants.len();
         for (number, want) in self.wants.iter().enumerate() {
             self.schedule.wake(want.at, Wake::Want(number as u32));
+            if want.play.is_some() {
+                self.schedule.wake(want.at, Wake::Play(number as u32));
+            }
         }
     }
 

@@ -46,6 +46,7 @@ impl World {
             Wake::Reserve { device, title } => self.reserved(device, title),
             Wake::Providers { device, title } => self.providers_found(device, title),
             Wake::Want(want) => self.wanted(want),
+            Wake::Play(want) => self.play(want),
             Wake::Leave(device) => self.leave(device),
             Wake::Reconnect(device) => self.reconnect(device),
             Wake::SeedsLeave => (self.n_boxes..self.devices.len() as u32).for_each(|seed| self.leave(seed)),
@@ -77,24 +78,26 @@ impl World {
         if !self.devices[from as usize].live.contains_key(&id) {
             return;
         }
-        let (asker, server) = (&self.devices[from as usize], &self.devices[to as usize]);
+        let now = self.clocks();
+        let [asker, server] =
+            self.devices.get_disjoint_mut([from as usize, to as usize]).expect("nobody is a source of its own");
         if !server.online || server.banned.contains(&from) {
             return self.reply(from, id, Answer::Failed { failure: Failure::Unreachable, received: 0 });
         }
-        let Some(ticket) = asker.tickets.get(&title).cloned() else {
+        let Some(ticket) = asker.tickets.get(&title) else {
             return self.reply(from, id, Answer::Refused(Refused::Ticket));
         };
         if server.manners == Manners::Staller && matches!(ask, Ask::Chunk(_)) {
             self.set_state(from, id, LiveState::Swallowed);
             return;
         }
-        let (asker, item, now) = (asker.id, self.titles[title as usize].item, self.clocks());
         let what = match ask {
             Ask::Manifest => uploads::Ask::Manifest(u64::from(self.geometry.n_chunks()) * MANIFEST_BYTES_PER_CHUNK),
             Ask::Holding => uploads::Ask::Small,
             Ask::Chunk(chunk) => uploads::Ask::Chunk { index: chunk, bytes: self.geometry.chunk_len(chunk) as u64 },
         };
-        let admission = self.devices[to as usize].uploads.admit(now, asker, item, what, &ticket, self.tracker.up);
+        let item = self.titles[title as usize].item;
+        let admission = server.uploads.admit(now, asker.id, item, what, ticket, self.tracker.up);
         let send = match admission {
             Admission::Serve(send) => send,
             Admission::Busy(after) => return self.reply(from, id, Answer::Busy(after)),
@@ -151,7 +154,6 @@ impl World {
     /// A request ends before its answer was whole.
     fn cut_off(&mut self, to: u32, id: RequestId, failure: Failure, received: u64) {
         self.tally.cut_off += received;
-        self.devices[to as usize].received_bytes += received;
         self.set_state(to, id, LiveState::Asked);
         self.reply(to, id, Answer::Failed { failure, received });
     }
@@ -190,11 +192,6 @@ impl World {
             let sending = self.sendings[flow.index()].take().expect("a flow belongs to a sending");
             let sent = self.links.end(now, flow);
             self.has_sent(&sending, sent);
-            let received = match self.canary {
-                Some(Canary::InventsBytes) if self.events() >= CANARY_AT => sent + 1,
-                _ => sent,
-            };
-            self.devices[sending.to as usize].received_bytes += received;
             self.set_state(sending.to, sending.id, LiveState::Asked);
             let answer = Answer::Data(sent);
             self.schedule.answer(Reply { to: sending.to, id: sending.id, answer, forged: sending.forged });
@@ -207,12 +204,17 @@ impl World {
     pub(super) fn replied(&mut self, reply: Reply) {
         let Reply { to, id, answer, forged } = reply;
         let now = self.clocks();
+        let invented = self.canary == Some(Canary::InventsBytes) && self.events() >= CANARY_AT;
         let device = &mut self.devices[to as usize];
         let Some(live) = device.live.remove(&id) else { return };
-        let whole = match answer {
-            Answer::Data(bytes) => Some(bytes),
-            _ => None,
+        let (whole, arrived) = match answer {
+            Answer::Data(bytes) => (Some(bytes), bytes),
+            Answer::Failed { received, .. } => (None, received),
+            _ => (None, 0),
         };
+        if matches!(live.ask, Ask::Chunk(_)) {
+            device.received_bytes += arrived + u64::from(invented && arrived > 0);
+        }
         device.transfers.handle_answer(now, id, answer);
         if !device.transfers.awaits_verdict(&id) {
             match (whole, live.ask) {
@@ -265,7 +267,7 @@ impl World {
     }
 
     /// Does what the machine of a device wishes, and remembers when it wants to be called again.
-    fn after(&mut self, number: u32) {
+    pub(super) fn after(&mut self, number: u32) {
         self.perform(number);
         let device = &mut self.devices[number as usize];
         let Some(at) = device.transfers.poll_timeout().map(moment_of) else { return };

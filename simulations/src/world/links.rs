@@ -56,11 +56,18 @@ struct Link {
     crossing: BTreeSet<u32>,
     /// Whose uplink it is, as its owner says.
     owner: u32,
+    /// It is among those whose next end may have changed.
+    is_changed: bool,
 }
 
 impl Link {
     fn free(&self) -> u64 {
         self.capacity.saturating_sub(self.used)
+    }
+
+    /// Whether so much is free that nobody is held back here.
+    fn has_plenty(&self) -> bool {
+        self.free() > self.capacity / WORTH_FILLING
     }
 }
 
@@ -168,6 +175,9 @@ impl Links {
     /// A flow is over or is given up; answers how many of its bytes were sent.
     pub(crate) fn end(&mut self, now: u64, flow: FlowId) -> u64 {
         let id = flow.0;
+        let it = &self.flows[id as usize];
+        // Where there was enough before, nobody waits for what is free now.
+        let held_back = [it.up, it.down].map(|link| !self.links[link as usize].has_plenty());
         self.set_rate(now, id, 0);
         let it = self.flows[id as usize].clone();
         let sent = (it.whole - it.left) / PER_BYTE;
@@ -180,8 +190,11 @@ impl Links {
             self.links[link as usize].crossing.remove(&id);
         }
         self.free.push(id);
-        self.fill(now, it.up);
-        self.fill(now, it.down);
+        for (link, held_back) in [it.up, it.down].into_iter().zip(held_back) {
+            if held_back {
+                self.fill(now, link);
+            }
+        }
         sent
     }
 
@@ -205,7 +218,9 @@ impl Links {
 
     /// An uplink whose next end may have changed since it was last named.
     pub(crate) fn poll_changed(&mut self) -> Option<LinkId> {
-        self.changed.pop().map(LinkId)
+        let link = self.changed.pop()?;
+        self.links[link as usize].is_changed = false;
+        Some(LinkId(link))
     }
 
     /// Divides the wide links anew.
@@ -231,11 +246,11 @@ impl Links {
     /// A new flow gets its fair part at both of its ends; what others then no longer use goes to their neighbours.
     fn make_room(&mut self, now: u64, id: u32) {
         let Flow { up, down, .. } = self.flows[id as usize];
-        let mut at_up = self.level(up, Some((id, u64::MAX)));
-        let at_down = self.level(down, Some((id, at_up)));
+        let mut at_up = self.level_for(up, id, u64::MAX);
+        let at_down = self.level_for(down, id, at_up);
         let part = at_up.min(at_down);
         if at_down < at_up {
-            at_up = self.level(up, Some((id, part)));
+            at_up = self.level_for(up, id, part);
         }
         let mut loosened = std::mem::take(&mut self.loosened);
         loosened.clear();
@@ -244,6 +259,9 @@ impl Links {
         let part = part.min(self.room(id));
         self.set_rate(now, id, part);
         for (link, level) in [(up, at_up), (down, at_down)] {
+            if level == u64::MAX || !self.links[link as usize].has_plenty() {
+                continue;
+            }
             for at in 0..self.links[link as usize].flows.len() {
                 let flow = self.links[link as usize].flows[at];
                 if flow != id {
@@ -257,8 +275,19 @@ impl Links {
         self.loosened = loosened;
     }
 
+    /// The level of a link with a newcomer that takes so much at most; no level where what is free is enough for it.
+    fn level_for(&mut self, link: u32, newcomer: u32, cap: u64) -> u64 {
+        match self.links[link as usize].free() >= cap {
+            true => u64::MAX,
+            false => self.level(link, Some((newcomer, cap))),
+        }
+    }
+
     /// Nobody on this link keeps more than its level.
     fn lower(&mut self, now: u64, link: u32, level: u64, spared: u32, loosened: &mut Vec<u32>) {
+        if level == u64::MAX {
+            return;
+        }
         for at in 0..self.links[link as usize].flows.len() {
             let flow = self.links[link as usize].flows[at];
             let Flow { up, down, rate, .. } = self.flows[flow as usize];
@@ -272,7 +301,7 @@ impl Links {
     /// Hands out what is free on a link to those whose other links let them take it, the slowest first.
     fn fill(&mut self, now: u64, link: u32) {
         let it = &self.links[link as usize];
-        if it.flows.is_empty() || it.free() <= it.capacity / WORTH_FILLING {
+        if it.flows.is_empty() || !it.has_plenty() {
             return;
         }
         let level = self.level(link, None);
@@ -306,11 +335,12 @@ impl Links {
         let mut caps = std::mem::take(&mut self.caps);
         caps.clear();
         let it = &self.links[link as usize];
-        let members = it.flows.iter().chain(&it.crossing);
-        caps.extend(members.map(|flow| match newcomer {
+        let cap = |flow: &u32| match newcomer {
             Some((id, cap)) if id == *flow => cap,
             _ => self.reach(*flow, link),
-        }));
+        };
+        caps.extend(it.flows.iter().map(cap));
+        caps.extend(it.crossing.iter().map(cap));
         let (mut rest, mut others) = (it.capacity, caps.len() as u64);
         let level = loop {
             if others == 0 {
@@ -336,8 +366,16 @@ impl Links {
     /// The rate that the other links of a flow would allow it at once.
     fn reach(&self, flow: u32, but: u32) -> u64 {
         let it = &self.flows[flow as usize];
-        let links = [it.up, it.down].into_iter().chain(it.wide).filter(|link| *link != NONE && *link != but);
-        it.rate + links.map(|link| self.links[link as usize].free()).min().unwrap_or(0)
+        let free = |link: u32| match link == NONE || link == but {
+            true => u64::MAX,
+            false => self.links[link as usize].free(),
+        };
+        let ends = free(it.up).min(free(it.down));
+        let free = match it.wide == [NONE; WIDE_MAX] {
+            true => ends,
+            false => it.wide.iter().map(|link| free(*link)).fold(ends, u64::min),
+        };
+        it.rate + free
     }
 
     fn set_rate(&mut self, now: u64, flow: u32, rate: u64) {
@@ -348,7 +386,10 @@ impl Links {
         it.rate = rate;
         it.ends = if rate == 0 { u64::MAX } else { now + it.left.div_ceil(rate) };
         let links = [it.up, it.down].into_iter().chain(it.wide);
-        self.changed.push(it.up);
+        let up = &mut self.links[it.up as usize];
+        if !std::mem::replace(&mut up.is_changed, true) {
+            self.changed.push(it.up);
+        }
         for link in links.filter(|link| *link != NONE) {
             let link = &mut self.links[link as usize];
             link.used = link.used - before + rate;

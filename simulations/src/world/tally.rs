@@ -119,10 +119,15 @@ impl World {
             ("holdings_asked_per_chunk", ratio(tally.holdings_asked, verified.div_ceil(1 << 20))),
             ("reports_per_box", ratio(tally.reports, u64::from(self.n_boxes))),
             ("rarest_copies", tally.copies.iter().flatten().min().copied().unwrap_or(0).into()),
+            ("chunks_delivered", verified.div_ceil(1 << 20) as f64),
             ("virtual_seconds", self.now().as_secs_f64()),
             ("events", self.events() as f64),
         ]);
         self.tracker.load.tell(&mut results, u64::from(self.n_boxes));
+        if let Some((smooth, starts)) = self.plays() {
+            results.insert("plays_without_stall", smooth);
+            results.insert("median_start_seconds", quantile(&starts, 0.5));
+        }
         if let (Some(last), true) = (took.last(), took.len() == counting.len()) {
             results.insert("last_seconds", *last);
             results.insert("median_seconds", quantile(&took, 0.5));

@@ -112,6 +112,20 @@ impl ChunkSet {
         self.words.iter().zip(&other.words).any(|(a, b)| a & b != 0)
     }
 
+    /// Whether every chunk of this set is in the other one.
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.words.iter().zip(&other.words).all(|(a, b)| a & !b == 0)
+    }
+
+    /// Whether both sets have more than so many chunks in common.
+    pub fn shares_more_than(&self, other: &Self, n: u32) -> bool {
+        let mut shared = 0;
+        self.words.iter().zip(&other.words).any(|(a, b)| {
+            shared += (a & b).count_ones();
+            shared > n
+        })
+    }
+
     /// How many chunks both sets have.
     pub fn shared(&self, other: &Self) -> u32 {
         self.words.iter().zip(&other.words).map(|(a, b)| (a & b).count_ones()).sum()
@@ -257,7 +271,9 @@ mod tests {
 
             prop_assert_eq!(sa.both(&sb).collect::<BTreeSet<_>>(), &ma & &mb);
             prop_assert_eq!(sa.shared(&sb) as usize, (&ma & &mb).len());
+            prop_assert_eq!(sa.shares_more_than(&sb, 3), (&ma & &mb).len() > 3);
             prop_assert_eq!(sa.meets(&sb), !ma.is_disjoint(&mb));
+            prop_assert_eq!(sa.is_within(&sb), ma.is_subset(&mb));
             prop_assert_eq!(ma.iter().nth(a.len() / 2).copied(), sa.nth(a.len() as u32 / 2));
             let mut either = sa.clone();
             either.toggle(&sb);

@@ -211,10 +211,8 @@ impl Counts {
     /// Those of these chunks that have the fewest holders.
     fn fewest(&self, mut among: ChunkSet) -> ChunkSet {
         for digit in self.digits.iter().rev() {
-            let mut without = among.clone();
-            without.subtract(digit);
-            if !without.is_empty() {
-                among = without;
+            if !among.is_within(digit) {
+                among.subtract(digit);
             }
         }
         among

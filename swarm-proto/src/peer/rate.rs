@@ -15,13 +15,15 @@ pub const WINDOW: Duration = Duration::from_millis(BUCKET_MS * BUCKETS as u64);
 #[derive(Debug, Clone)]
 pub struct Meter {
     buckets: [u64; BUCKETS],
+    /// All buckets together.
+    sum: u64,
     newest: u64,
     started: Option<Mono>,
 }
 
 impl Default for Meter {
     fn default() -> Self {
-        Self { buckets: [0; BUCKETS], newest: 0, started: None }
+        Self { buckets: [0; BUCKETS], sum: 0, newest: 0, started: None }
     }
 }
 
@@ -34,31 +36,29 @@ impl Meter {
         }
         self.roll(now);
         self.buckets[(self.newest % BUCKETS as u64) as usize] += bytes;
+        self.sum += bytes;
     }
 
     /// Bytes per second over the window, or since the start if that is shorter.
     pub fn per_sec(&self, now: Mono) -> u64 {
         let Some(started) = self.started else { return 0 };
-        let bucket = now.as_millis() / BUCKET_MS;
-        let bytes: u64 = (0..BUCKETS as u64)
-            .filter_map(|back| self.newest.checked_sub(back))
-            .filter(|&b| bucket.saturating_sub(b) < BUCKETS as u64)
-            .map(|b| self.buckets[(b % BUCKETS as u64) as usize])
-            .sum();
-        let over = now.since(started).clamp(Duration::from_millis(BUCKET_MS), WINDOW);
-        bytes.saturating_mul(1_000) / over.as_millis() as u64
+        let over: u64 = self.outdated(now).map(|bucket| self.buckets[bucket]).sum();
+        let secs = now.since(started).clamp(Duration::from_millis(BUCKET_MS), WINDOW);
+        (self.sum - over).saturating_mul(1_000) / secs.as_millis() as u64
     }
 
     fn roll(&mut self, now: Mono) {
-        let bucket = now.as_millis() / BUCKET_MS;
-        if bucket <= self.newest {
-            return;
+        for bucket in self.outdated(now) {
+            self.sum -= std::mem::take(&mut self.buckets[bucket]);
         }
-        let passed = (bucket - self.newest).min(BUCKETS as u64);
-        for b in bucket + 1 - passed..=bucket {
-            self.buckets[(b % BUCKETS as u64) as usize] = 0;
-        }
-        self.newest = bucket;
+        self.newest = self.newest.max(now.as_millis() / BUCKET_MS);
+    }
+
+    /// Places of the buckets that are older than the window, the oldest first.
+    fn outdated(&self, now: Mono) -> impl Iterator<Item = usize> + use<> {
+        let passed = (now.as_millis() / BUCKET_MS).saturating_sub(self.newest).min(BUCKETS as u64);
+        let oldest = self.newest + 1;
+        (oldest..oldest + passed).map(|bucket| (bucket % BUCKETS as u64) as usize)
     }
 }
 

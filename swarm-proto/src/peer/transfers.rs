@@ -13,6 +13,9 @@
 mod answers;
 mod asking;
 mod closing;
+mod requests;
+mod roles;
+mod sources;
 #[cfg(test)]
 #[allow(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
 mod tests;
@@ -26,6 +29,9 @@ use rand_chacha::rand_core::SeedableRng;
 
 pub use self::closing::Closed;
 use self::closing::Closure;
+use self::requests::{Request, Requests};
+use self::roles::{Role, Roles};
+use self::sources::{Source, SourceNo, Sources};
 use super::chunk_set::ChunkSet;
 use super::picker::Picker;
 use super::rate::{Cap, Meter};
@@ -58,7 +64,7 @@ const PLAN_EVERY: Duration = Duration::from_secs(5);
 const KADEMLIA_EVERY: Duration = Duration::from_secs(10);
 /// Once a plan has stalled, other sources stay allowed for this long, so that they are not dropped at the first sign of
 /// life.
-const DEGRADED_FOR: Duration = Duration::from_secs(60);
+const DEGRADED_FOR: Duration = Duration::from_secs(15);
 /// A viewer who has not asked for a chunk for this long is gone.
 const PLAYING_FOR: Duration = Duration::from_secs(15);
 /// How long a paused item waits before the disk is tried again.
@@ -336,6 +342,13 @@ pub struct Traffic {
     pub wasted_bytes: u64,
 }
 
+impl Traffic {
+    fn add(&mut self, other: Traffic) {
+        self.verified_bytes += other.verified_bytes;
+        self.wasted_bytes += other.wasted_bytes;
+    }
+}
+
 /// Chunks and manifests since the start: what has arrived, and what became of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Books {
@@ -400,21 +413,24 @@ pub struct Transfers {
     rng: ChaCha8Rng,
     /// Highest priority first.
     order: Vec<ItemId>,
-    items: BTreeMap<ItemId, Transfer>,
+    items: BTreeMap<ItemId, Box<Transfer>>,
     memories: VecDeque<(ItemId, Progress)>,
-    sources: BTreeMap<DeviceId, Source>,
+    sources: Sources,
     pinned: BTreeSet<DeviceId>,
     banned: BTreeSet<DeviceId>,
-    requests: BTreeMap<RequestId, Request>,
+    requests: Requests,
     next_request: u64,
     outstanding_bytes: u64,
     cap: Option<Cap>,
     tracker_up: bool,
+    /// Of roles that are over; the others count for themselves.
     traffic: BTreeMap<(ItemId, DeviceId), Traffic>,
     books: Books,
     /// The moment of the last event: nothing before it is still to be done.
     seen: Mono,
     actions: VecDeque<Action>,
+    /// Room for the list of items that an event looks at.
+    looked_at: Vec<ItemId>,
 }
 
 /// One item on its way.
@@ -423,7 +439,7 @@ struct Transfer {
     geometry: Geometry,
     skip: Vec<Range<u32>>,
     stage: Stage,
-    roles: BTreeMap<DeviceId, Role>,
+    roles: Roles,
     playing: Option<Playing>,
     /// A question to the tracker is under way.
     plan_asked: bool,
@@ -448,6 +464,7 @@ struct Transfer {
     fetching_since: Mono,
     /// Chunks that were taken from a slow source and given to a faster one.
     steals: u32,
+    /// Of roles that are over; the others count for themselves.
     tallies: BTreeMap<(DeviceId, FoundBy), Tally>,
 }
 
@@ -469,65 +486,6 @@ struct Playing {
     until: Mono,
 }
 
-/// One device as a source of one item.
-#[derive(Debug)]
-struct Role {
-    found_by: FoundBy,
-    since: Mono,
-    lease_until: Mono,
-    cap: Option<Cap>,
-    portions: Option<ChunkSet>,
-    holding: Option<ChunkSet>,
-    holding_asked_at: Option<Mono>,
-    holding_open: bool,
-    strikes: u32,
-    /// Not asked before then.
-    shunned_until: Mono,
-    /// Has sent a chunk of this item that verified.
-    delivered: bool,
-    /// Its holding is in the picker's count of copies: only of those that have delivered.
-    counted: bool,
-}
-
-/// One device, whatever it is a source of.
-#[derive(Debug, Default)]
-struct Source {
-    kind: Option<DeviceKind>,
-    /// Chunks asked and not yet arrived.
-    open: u32,
-    rate_bytes_per_sec: Option<u64>,
-    last_delivery: Mono,
-    /// Left alone until then.
-    rests_until: Mono,
-    failures: u32,
-}
-
-#[derive(Debug, Clone)]
-struct Request {
-    device: DeviceId,
-    item: ItemId,
-    ask: Ask,
-    found_by: FoundBy,
-    /// Of the chunk; 0 for anything else.
-    bytes: u64,
-    asked_at: Mono,
-    deadline: Mono,
-    /// Payload that has arrived so far, and at the last deadline.
-    received: u64,
-    received_before: u64,
-    stage: RequestStage,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum RequestStage {
-    /// Nothing complete has come.
-    Open,
-    /// The answer is here: it is being verified, then written.
-    Checking,
-    /// No longer wanted; only its end is awaited.
-    Cancelled,
-}
-
 impl Transfers {
     /// A device that fetches nothing yet.
     pub fn new(seed: u64, config: Config) -> Self {
@@ -538,10 +496,10 @@ impl Transfers {
             order: Vec::new(),
             items: BTreeMap::new(),
             memories: VecDeque::new(),
-            sources: BTreeMap::new(),
+            sources: Sources::default(),
             pinned: BTreeSet::new(),
             banned: BTreeSet::new(),
-            requests: BTreeMap::new(),
+            requests: Requests::default(),
             next_request: 0,
             outstanding_bytes: 0,
             cap,
@@ -550,6 +508,7 @@ impl Transfers {
             books: Books::default(),
             seen: Mono::ZERO,
             actions: VecDeque::new(),
+            looked_at: Vec::new(),
         }
     }
 
@@ -569,7 +528,7 @@ impl Transfers {
             self.order.push(w.item);
             if !self.items.contains_key(&w.item) && !w.is_complete() {
                 self.memories.retain(|(item, _)| *item != w.item);
-                self.items.insert(w.item, Transfer::new(now, w));
+                self.items.insert(w.item, Box::new(Transfer::new(now, w)));
             }
         }
         self.advance(now);
@@ -605,10 +564,11 @@ impl Transfers {
             return self.advance(now);
         }
         let Some(transfer) = self.items.get_mut(&plan.item) else { return };
-        for role in transfer.roles.values_mut().filter(|role| role.found_by == FoundBy::Plan) {
+        for role in transfer.roles.iter_mut().filter(|role| role.found_by == FoundBy::Plan) {
             role.lease_until = now.mono;
             role.portions = None;
         }
+        transfer.roles.changed();
         for lease in plan.leases {
             self.take_lease(now, plan.item, plan.renew_after, lease);
         }
@@ -641,7 +601,8 @@ impl Transfers {
     pub fn handle_pinned(&mut self, now: Now, seeds: impl IntoIterator<Item = DeviceId>) {
         self.pinned = seeds.into_iter().collect();
         for &device in &self.pinned {
-            self.sources.entry(device).or_default().kind = Some(DeviceKind::Seed);
+            let source = self.sources.enter(device);
+            self.sources[source].kind = Some(DeviceKind::Seed);
         }
         self.advance(now);
     }
@@ -668,20 +629,24 @@ impl Transfers {
 
     /// Whether the verdict on what this request brought is awaited; nobody wants what was cancelled before it came.
     pub fn awaits_verdict(&self, id: &RequestId) -> bool {
-        self.requests.get(id).is_some_and(Request::is_checking)
+        self.requests.get(*id).is_some_and(Request::is_checking)
     }
 
     /// So many bytes of the payload have arrived. Tell it now and then, so that slow can be told from dead.
     pub fn handle_received(&mut self, id: RequestId, bytes: u64) {
-        if let Some(request) = self.requests.get_mut(&id) {
+        if let Some(request) = self.requests.get_mut(id) {
             request.received = request.received.max(bytes);
         }
     }
 
     /// Data that arrived has been checked.
     pub fn handle_verdict(&mut self, now: Now, id: RequestId, verdict: Verdict) {
+        let is_chunk = self.requests.get(id).is_some_and(Request::is_for_chunk);
         self.judged(now, id, verdict);
-        self.advance(now);
+        // A good chunk gives nothing back before it is written.
+        if !is_chunk || verdict != Verdict::Verified {
+            self.advance(now);
+        }
     }
 
     /// A verified chunk is written.
@@ -733,13 +698,7 @@ impl Transfers {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
-        let late: Vec<RequestId> = self
-            .requests
-            .iter()
-            .filter(|(_, r)| r.stage == RequestStage::Open && r.deadline <= now.mono)
-            .map(|(&id, _)| id)
-            .collect();
-        for id in late {
+        for id in self.requests.late(now.mono) {
             self.expire(now, id);
         }
         self.advance(now);
@@ -747,8 +706,7 @@ impl Transfers {
 
     /// When to call [`Transfers::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Mono> {
-        let requests = self.requests.values().filter(|r| r.stage == RequestStage::Open).map(|r| r.deadline);
-        requests.chain(self.next_wake()).min()
+        self.requests.soonest().into_iter().chain(self.next_wake()).min()
     }
 
     /// What to do next; drain to `None` after every `handle_*`.
@@ -762,7 +720,7 @@ impl Transfers {
             return self.memories.iter().rev().find(|(i, _)| i == item).map(|(_, p)| p.clone());
         };
         let standing = self.standing(now, item, transfer);
-        Some(transfer.progress(now, standing))
+        Some(transfer.progress(now, standing, &self.sources))
     }
 
     /// The items to fetch, highest priority first; finished ones among them.
@@ -782,7 +740,14 @@ impl Transfers {
 
     /// What came since the last call, by item and source.
     pub fn take_traffic(&mut self) -> BTreeMap<(ItemId, DeviceId), Traffic> {
-        std::mem::take(&mut self.traffic)
+        let mut taken = std::mem::take(&mut self.traffic);
+        for (item, transfer) in &mut self.items {
+            for role in transfer.roles.iter_mut().filter(|role| role.untold != Traffic::default()) {
+                let device = self.sources[role.source].device;
+                taken.entry((*item, device)).or_default().add(std::mem::take(&mut role.untold));
+            }
+        }
+        taken
     }
 
     /// What has arrived since the start, and what became of it.

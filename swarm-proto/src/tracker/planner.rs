@@ -60,8 +60,12 @@ const MAX_TOLD: usize = 32;
 /// Devices that are looked at to say why nobody sends.
 const MAX_ASKED_WHY: usize = 512;
 
-/// A cap leaves this part above the planned rate free, so that an uplink that was measured too low can show it.
-const CAP_HEADROOM_DIVISOR: u64 = 4;
+/// A seed that helps out may be asked for this part above the planned rate: more would not spare it.
+const SEED_HEADROOM_DIVISOR: u64 = 4;
+
+/// A box may be asked for so many times the planned rate: what one asker leaves of its uplink others take, and an uplink
+/// that was measured too low can show it.
+const BOX_HEADROOM: u64 = 3;
 
 /// A wish's number.
 type WishNo = u32;
@@ -768,7 +772,11 @@ impl Planner {
         let contended = source.serves.len() > 1 && source.link.uplink_bytes_per_sec.is_some();
         let frugal = lease.reason == Reason::BoxesTooSlow;
         let planned = lease.rate_bytes_per_sec;
-        let cap = (contended || frugal).then(|| planned.saturating_add(planned / CAP_HEADROOM_DIVISOR).max(1));
+        let cap = match (frugal, contended) {
+            (true, _) => Some(planned.saturating_add(planned / SEED_HEADROOM_DIVISOR).max(1)),
+            (false, true) => Some(planned.saturating_mul(BOX_HEADROOM).max(1)),
+            (false, false) => None,
+        };
         Lease {
             source: source.id,
             kind: source.kind,
@@ -823,7 +831,8 @@ fn digest(mut told: u64, lease: &Lease) -> u64 {
     for word in lease.source.as_bytes().chunks_exact(8) {
         add(u64::from_le_bytes(word.try_into().expect("eight bytes")));
     }
-    add(lease.rate_cap_bytes_per_sec.map_or(u64::MAX, |cap| cap / 16_384));
+    // A cap bounds what is asked; it is worth a message when it is another altogether.
+    add(lease.rate_cap_bytes_per_sec.map_or(u64::MAX, |cap| u64::from(cap.max(1).ilog2())));
     if matches!(lease.reason, Reason::NotHere | Reason::OnlySeed) {
         for portion in &lease.portions {
             add(u64::from(portion.start) << 32 | u64::from(portion.end));

@@ -81,7 +81,8 @@ impl Transfers {
             let ends = transfer.closure.as_ref().is_some_and(|it| it.until <= now.mono);
             begins || ends
         };
-        let items: Vec<ItemId> = self.items.iter().filter(|(_, t)| due(t)).map(|(&item, _)| item).collect();
+        let items: Vec<ItemId> =
+            self.items.iter().filter(|(_, transfer)| due(transfer)).map(|(&item, _)| item).collect();
         for item in items {
             let Some(transfer) = self.items.get_mut(&item) else { continue };
             let over = transfer.closure.as_ref().is_some_and(|it| it.until <= now.mono);
@@ -108,9 +109,10 @@ impl Transfers {
         if let Some(closure) = &transfer.closure {
             transfer.plan_due = closure.until;
         }
-        for role in transfer.roles.values_mut() {
+        for role in transfer.roles.iter_mut() {
             role.lease_until = now.mono;
         }
+        transfer.roles.changed();
     }
 }
 

@@ -463,13 +463,54 @@ fn a_source_that_claims_a_copy_and_has_no_manifest_is_replaced_at_once() {
     let mut lab = Lab::new(Config::default());
     let wanted = Wanted { item: item(1), geometry: geometry(3), have: None, skip: Vec::new() };
     lab.tell(|t, now| t.handle_wanted(now, vec![wanted]));
-    lab.plan(1, lab.boxes(&[device(1)]));
+    lab.plan(1, vec![Lease { portions: vec![0..3], ..lab.lease(device(1), DeviceKind::Box) }]);
     let manifest = lab.find(|_, ask| ask == Ask::Manifest).expect("the manifest is asked for");
     lab.wishes.clear();
     lab.answer(manifest, Answer::NotHeld);
     assert!(lab.wished(|a| *a == Action::ReportStall { item: item(1), source: device(1) }));
     lab.pass(1_000);
     assert!(lab.wished(|a| matches!(a, Action::AskTracker { .. })));
+}
+
+#[test]
+fn a_source_that_is_itself_still_fetching_is_not_blamed_for_having_no_manifest() {
+    let mut lab = Lab::new(Config::default());
+    let wanted = Wanted { item: item(1), geometry: geometry(3), have: None, skip: Vec::new() };
+    lab.tell(|t, now| t.handle_wanted(now, vec![wanted]));
+    lab.plan(1, lab.boxes(&[device(1)]));
+    let manifest = lab.find(|_, ask| ask == Ask::Manifest).expect("the manifest is asked for");
+    lab.answer(manifest, Answer::NotHeld);
+    assert!(!lab.wished(|a| matches!(a, Action::ReportStall { .. })));
+    lab.pass(1_000);
+    assert!(lab.find(|_, ask| ask == Ask::Manifest).is_some(), "it is asked again soon");
+}
+
+#[test]
+fn a_seed_is_asked_for_what_the_plan_has_it_send_and_for_no_more() {
+    let mut lab = Lab::new(Config::default());
+    lab.want(&[(1, 64)]);
+    let seed = Lease { portions: vec![5..7], ..lab.lease(device(9), DeviceKind::Seed) };
+    lab.plan(1, vec![seed, lab.lease(device(1), DeviceKind::Box)]);
+    lab.say_holding(device(9), &ChunkSet::full(64));
+    lab.say_holding(device(1), &ChunkSet::from_ranges(64, [40..64]));
+    while lab.deliver(device(9), 50) {}
+    let mut from_seed: Vec<u32> =
+        lab.asked.iter().filter(|(of, ..)| *of == device(9)).map(|(.., chunk)| *chunk).collect();
+    from_seed.sort_unstable();
+    assert_eq!(from_seed, [5, 6]);
+}
+
+#[test]
+fn a_source_of_a_plan_long_over_gives_its_place_to_one_of_the_next() {
+    let mut lab = Lab::new(Config { sources_per_item: 2, ..Config::default() });
+    lab.want(&[(1, 64)]);
+    lab.plan(1, lab.boxes(&[device(1), device(2)]));
+    lab.pass(1_000);
+    lab.plan(1, lab.boxes(&[device(3), device(4)]));
+    for new in [device(3), device(4)] {
+        lab.say_holding(new, &ChunkSet::full(64));
+        assert!(!lab.chunks_open(new).is_empty(), "{new} is not asked");
+    }
 }
 
 #[test]

@@ -19,6 +19,8 @@ const KEEP_FACTOR: u32 = 2;
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     parties: BTreeMap<u64, Party>,
+    /// Those who were sent away, and some who have been served since.
+    waiting: Vec<u64>,
     /// How many slots have been given away.
     given: u64,
 }
@@ -47,9 +49,10 @@ impl Turns {
             }
         }
         let place = self.parties.get(&party).map_or((0, 0), |it| (it.sending, it.last));
-        let before =
-            |(other, it): &(&u64, &Party)| **other != party && it.is_waiting(now) && (it.sending, it.last) < place;
-        let may = free > 0 && self.parties.iter().filter(before).take(free).count() < free;
+        let parties = &self.parties;
+        self.waiting.retain(|other| parties.get(other).is_some_and(|it| it.is_waiting(now)));
+        let before = |other: &&u64| **other != party && (parties[*other].sending, parties[*other].last) < place;
+        let may = free > 0 && self.waiting.iter().filter(before).take(free).count() < free;
         let it = self.parties.entry(party).or_default();
         if may {
             self.given += 1;
@@ -58,6 +61,9 @@ impl Turns {
             it.waits_until = None;
         } else {
             it.waits_until = Some(now + wait * KEEP_FACTOR);
+            if !self.waiting.contains(&party) {
+                self.waiting.push(party);
+            }
         }
         may
     }

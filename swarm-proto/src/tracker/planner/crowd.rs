@@ -199,8 +199,12 @@ pub(super) struct Local {
     copies: u32,
     /// How many other boxes of the pools hold each chunk; empty while nobody holds a part.
     parts: Vec<u32>,
+    /// Those that one of these holds; none while nobody holds a part.
+    present: Option<ChunkSet>,
     /// How many leases bring each chunk from elsewhere; empty while none does.
     arriving: Vec<u32>,
+    /// Those that one brings.
+    coming: Option<ChunkSet>,
 }
 
 impl Local {
@@ -219,9 +223,19 @@ impl Local {
         !self.parts.is_empty()
     }
 
-    /// Whether this chunk is on its way here.
-    pub(super) fn is_arriving(&self, chunk: u32) -> bool {
-        self.arriving.get(chunk as usize).is_some_and(|leases| *leases > 0)
+    /// The fewest holders that a chunk has here.
+    pub(super) fn fewest_holders(&self) -> u32 {
+        self.copies + self.parts.iter().min().copied().unwrap_or(0)
+    }
+
+    /// Chunks that boxes here hold of which none holds everything.
+    pub(super) fn present(&self) -> Option<&ChunkSet> {
+        self.present.as_ref()
+    }
+
+    /// Chunks that are on their way here.
+    pub(super) fn coming(&self) -> Option<&ChunkSet> {
+        self.coming.as_ref()
     }
 
     fn count(&mut self, n_chunks: u32, part: Option<&ChunkSet>, by: i32) {
@@ -231,9 +245,14 @@ impl Local {
                 if self.parts.is_empty() && !chunks.is_empty() {
                     self.parts = vec![0; n_chunks as usize];
                 }
+                let present = self.present.get_or_insert_with(|| ChunkSet::empty(n_chunks));
                 for chunk in chunks.iter() {
                     let holders = &mut self.parts[chunk as usize];
                     *holders = holders.wrapping_add_signed(by);
+                    match *holders {
+                        0 => present.remove(chunk),
+                        _ => present.insert(chunk),
+                    };
                 }
             }
         }
@@ -244,9 +263,14 @@ impl Local {
         if self.arriving.is_empty() {
             self.arriving = vec![0; n_chunks as usize];
         }
+        let coming = self.coming.get_or_insert_with(|| ChunkSet::empty(n_chunks));
         for chunk in portions.iter().cloned().flatten() {
             let leases = &mut self.arriving[chunk as usize];
             *leases = leases.wrapping_add_signed(by);
+            match *leases {
+                0 => coming.remove(chunk),
+                _ => coming.insert(chunk),
+            };
         }
     }
 }
@@ -575,7 +599,8 @@ impl Crowd {
             .sum();
         let of_locals = |it: &Local| {
             let slots = it.free.capacity() + it.busy.capacity() + it.seeds.capacity();
-            (slots + it.parts.capacity() + it.arriving.capacity()) * size_of::<u32>()
+            let sets = [&it.present, &it.coming].into_iter().flatten().map(ChunkSet::heap_bytes).sum::<usize>();
+            (slots + it.parts.capacity() + it.arriving.capacity()) * size_of::<u32>() + sets
         };
         let of_items = self.items.iter().map(|(_, it)| {
             it.members.capacity() * size_of::<Slot>() + it.locals.iter().map(|(_, it)| of_locals(it)).sum::<usize>()

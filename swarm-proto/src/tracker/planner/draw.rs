@@ -42,6 +42,9 @@ const VICTIMS_LOOKED_AT: usize = 8;
 /// A lease that brings chunks to a site has at least so many, so that it is worth its connection.
 const LEAST_BROUGHT: u64 = 4;
 
+/// A chunk with so many holders at a site is not rare there: no plan has to care for it. More than a small pool has.
+const PLENTY: u32 = 2 * SMALL_POOL as u32;
+
 /// Part of what a wish may have below which nothing is changed for it: a plan that is nearly right stays.
 const NEARLY_DIVISOR: u64 = 8;
 
@@ -258,6 +261,9 @@ impl Planner {
         let here = home.into_iter().filter(|slot| self.crowd.is_sending(*slot, draw.item));
         let here: Vec<Slot> = here.filter(|slot| self.crowd.device(*slot).kind == DeviceKind::Box).collect();
         self.take_from(draw, here, draw.want_bytes_per_sec, Reason::SameHome);
+        if self.lacks(draw, draw.want_bytes_per_sec) == 0 {
+            return;
+        }
         let drawn = self.sample(draw, draw.site, Pool::Free);
         self.take_from(draw, drawn, draw.want_bytes_per_sec, Reason::SameSite);
         self.grow(draw, draw.want_bytes_per_sec);
@@ -343,6 +349,7 @@ impl Planner {
     fn look_for_last_holders(&mut self, draw: &mut Draw) {
         let mut uncovered = draw.missing.clone();
         uncovered.subtract(&self.covered(draw));
+        self.leave_plentiful(draw, &mut uncovered);
         if uncovered.is_empty() {
             return;
         }
@@ -362,6 +369,10 @@ impl Planner {
             if self.crowd.site(draw.site).seeds_may_send {
                 let seeds = self.seeds_nearest_first(draw);
                 let reason = if last_resort { Reason::LastResort } else { Reason::OnlySeed };
+                if draw.class != TicketClass::Playing && !last_resort {
+                    // Whoever holds it here, or is about to, will pass it on.
+                    uncovered.subtract(&self.covered_here(draw));
+                }
                 self.cover_from(draw, seeds, &mut uncovered, reason);
             }
             if uncovered.is_empty() {
@@ -369,6 +380,22 @@ impl Planner {
             }
         }
         draw.last_resort = false;
+    }
+
+    /// Takes out what so many hold at the asker's site that some source will have it sooner or later.
+    fn leave_plentiful(&self, draw: &Draw, chunks: &mut ChunkSet) {
+        let Some(local) = self.crowd.item(draw.item).local(draw.site) else { return };
+        if draw.class == TicketClass::Playing || size_of(local) <= SMALL_POOL {
+            return;
+        }
+        if local.fewest_holders() >= PLENTY {
+            *chunks = ChunkSet::empty(chunks.width());
+            return;
+        }
+        let plentiful: Vec<u32> = chunks.iter().filter(|chunk| local.holders(*chunk) >= PLENTY).collect();
+        for chunk in plentiful {
+            chunks.remove(chunk);
+        }
     }
 
     /// Takes whoever holds most of what nobody chosen so far holds, until nothing is left that one of these holds.
@@ -402,8 +429,12 @@ impl Planner {
     /// Leases from these, in this order, until the wish has this much: first from those that have something now.
     fn take_from(&mut self, draw: &Draw, mut from: Vec<Slot>, until: u64, reason: Reason) {
         let places = self.config.max_sources;
-        from.sort_by_key(|source| !self.has_some(draw, *source));
-        for source in from {
+        if self.lacks(draw, until) == 0 || self.wishes[draw.wish as usize].leases.len() >= places {
+            return;
+        }
+        let (having, fetching): (Vec<Slot>, Vec<Slot>) =
+            from.drain(..).partition(|source| self.has_some(draw, *source));
+        for source in having.into_iter().chain(fetching) {
             let taken = self.wishes[draw.wish as usize].leases.len();
             let lacking = self.lacks(draw, until);
             if lacking == 0 || taken >= places {
@@ -633,14 +664,20 @@ impl Planner {
                 left.subtract(&mine);
             }
         }
+        let nothing_is_rare = self.nothing_is_rare(draw);
         for lease in self.wishes[draw.wish as usize].leases.clone() {
             let granted = &self.leases[lease as usize];
-            if !granted.arriving {
+            if !granted.arriving && nothing_is_rare {
+                self.set_portions(lease, Vec::new(), false);
+            } else if !granted.arriving {
                 let held = self.crowd.held(granted.source, draw.item);
                 let chunks = held.map_or_else(|| ChunkSet::empty(left.width()), |held| held.of(&left));
                 senders.push(Sender { rate_bytes_per_sec: granted.rate_bytes_per_sec, chunks });
                 sharing.push(lease);
             }
+        }
+        if sharing.is_empty() {
+            return;
         }
         let n_chunks = draw.missing.width();
         let order = match draw.class {
@@ -657,6 +694,12 @@ impl Planner {
         for (lease, portions) in sharing.into_iter().zip(portions) {
             self.set_portions(lease, portions, false);
         }
+    }
+
+    /// Whether each source may as well be asked for whatever it has: every chunk has many holders near.
+    fn nothing_is_rare(&self, draw: &Draw) -> bool {
+        let local = self.crowd.item(draw.item).local(draw.site);
+        draw.class != TicketClass::Playing && local.is_some_and(|local| local.fewest_holders() >= PLENTY)
     }
 
     /// What a lease is to bring and has not brought yet.
@@ -682,9 +725,8 @@ impl Planner {
         if draw.class != TicketClass::Playing
             && let Some(local) = self.crowd.item(draw.item).local(draw.site)
         {
-            for chunk in draw.missing.iter().filter(|chunk| local.is_arriving(*chunk)) {
-                covered.insert(chunk);
-            }
+            local.coming().into_iter().for_each(|coming| covered.add(coming));
+            covered.keep(&draw.missing);
         }
         covered
     }
@@ -706,12 +748,13 @@ impl Planner {
         } else if local.has_copy() {
             return draw.missing.clone();
         }
-        let arrives = |chunk: u32| draw.class != TicketClass::Playing && local.is_arriving(chunk);
-        for chunk in draw.missing.iter() {
-            if arrives(chunk) || (!is_small && local.holders(chunk) > 0) {
-                covered.insert(chunk);
-            }
+        if !is_small {
+            local.present().into_iter().for_each(|present| covered.add(present));
         }
+        if draw.class != TicketClass::Playing {
+            local.coming().into_iter().for_each(|coming| covered.add(coming));
+        }
+        covered.keep(&draw.missing);
         covered
     }
 

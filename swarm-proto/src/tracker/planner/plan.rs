@@ -131,7 +131,7 @@ pub struct Lease {
     /// The most it may be asked for; none: whatever it gives.
     pub rate_cap_bytes_per_sec: Option<u64>,
     /// What to take from it first, in this order. Portions of one plan are disjoint. Empty for a device that is itself
-    /// still fetching and has nothing yet: whatever it has by then.
+    /// still fetching and has nothing yet, and where no chunk is rare: whatever it has by then.
     pub portions: Vec<Range<u32>>,
     /// Why it was chosen.
     pub reason: Reason,

@@ -234,7 +234,7 @@ fn askers_of_one_source_share_its_uplink() {
     let first = rate_from(&renewed, 3);
     assert!(first + second <= 8 * MB, "{first} and {second}");
     assert!(first.min(second) >= 3 * MB, "{first} and {second}");
-    assert_eq!(renewed.leases[0].rate_cap_bytes_per_sec, Some(first + first / 4));
+    assert_eq!(renewed.leases[0].rate_cap_bytes_per_sec, Some(first * 3));
 }
 
 #[test]
