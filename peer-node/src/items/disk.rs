@@ -161,7 +161,7 @@ impl Folder {
         let item = manifest.item();
         self.write_manifest(manifest)?;
         if self.has(&item) {
-            let file = self.open_for_writing(&item)?;
+            let file = OpenOptions::new().write(true).open(self.item_path(&item))?;
             allocate_places(&file, manifest.geometry().sealed_len(), places)?;
             return self.sync();
         }
