@@ -40,6 +40,8 @@ pub struct Config {
     pub transfers: Transfers,
     /// What is passed on, and how much of it.
     pub uploads: Uploads,
+    /// What the tracker may have this device hold in case somebody asks for it.
+    pub preload: Preload,
     /// Playback.
     pub play: Play,
     /// The tracker.
@@ -103,6 +105,14 @@ pub struct Uploads {
     pub slots_per_peer: u32,
     /// What passing on may take.
     pub rate: Limit<ByteRate>,
+}
+
+/// `preload`: what the tracker may have this device hold in case somebody asks for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Preload {
+    /// The part of the disk that would be free without it, in per cent.
+    pub max_percent: u8,
 }
 
 /// `play`: playback.
@@ -170,6 +180,7 @@ impl Default for Config {
             items: Items::default(),
             transfers: Transfers::default(),
             uploads: Uploads::default(),
+            preload: Preload::default(),
             play: Play::default(),
             tracker: Tracker::default(),
             keyserver: Keyserver::default(),
@@ -206,6 +217,12 @@ impl Default for Transfers {
 impl Default for Uploads {
     fn default() -> Uploads {
         Uploads { slots: 16, slots_per_peer: 4, rate: Limit::Unlimited }
+    }
+}
+
+impl Default for Preload {
+    fn default() -> Preload {
+        Preload { max_percent: 50 }
     }
 }
 
@@ -255,6 +272,9 @@ impl Settings for Config {
         }
         if self.net.connections_in > self.net.connections {
             return Err(Invalid::new("net.connections_in", "it is more than net.connections", "at most that"));
+        }
+        if self.preload.max_percent > 100 {
+            return Err(Invalid::new("preload.max_percent", "a disk has no more than that", "0 to 100"));
         }
         check_pause("tracker.retry_max", self.tracker.retry_max)?;
         check_pause("keyserver.retry_max", self.keyserver.retry_max)?;
@@ -319,6 +339,7 @@ mod tests {
             "net.connections=0",
             "net.connections_in=1000",
             "uploads.slots_per_peer=0",
+            "preload.max_percent=101",
             "tracker.retry_max=0s",
             "keyserver.retry_max=2h",
             "tracker.url=ftp://example",

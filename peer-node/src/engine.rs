@@ -5,6 +5,7 @@
 //! it is verified, and nothing is announced before it is written. Decides nothing that a machine could decide.
 
 mod fetch;
+mod keeping;
 mod memory;
 mod plan;
 mod run;
@@ -12,6 +13,7 @@ mod serve;
 mod show;
 mod tell;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use daemon::store::Store;
@@ -20,11 +22,12 @@ use swarm_proto::geometry::{ChunkIndex, Geometry};
 use swarm_proto::id::{DeviceId, ItemId};
 use swarm_proto::membership::DeviceKind;
 pub use swarm_proto::peer::transfers::{Books, FoundBy};
+use swarm_proto::ticket::TicketClass;
 use swarm_proto::time::Utc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::memory::Memory;
-use self::run::{Command, Engine};
+use self::run::{Command, Engine, Views};
 use crate::identity::{Identity, Members};
 use crate::items::Items;
 use crate::tracker_link::{self, HelloState, TrackerNotice};
@@ -40,6 +43,26 @@ pub struct Wanted {
     pub item: ItemId,
     /// Its sizes, from the signed catalog entry.
     pub geometry: Geometry,
+    /// Why: what is only preloaded keeps within its quota.
+    pub class: TicketClass,
+    /// Chunks that are not meant.
+    pub skip: Vec<Range<u32>>,
+}
+
+impl Wanted {
+    /// All of an item that somebody has asked for.
+    pub fn queued(item: ItemId, geometry: Geometry) -> Wanted {
+        Wanted { item, geometry, class: TicketClass::Queued, skip: Vec::new() }
+    }
+}
+
+/// An item that somebody wants does not fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomWanted {
+    /// Which.
+    pub item: ItemId,
+    /// Bytes that are missing.
+    pub short: u64,
 }
 
 /// What the engine stands on.
@@ -60,6 +83,8 @@ pub struct Deps {
     pub transfers: config::Transfers,
     /// What is passed on, and how much of it.
     pub uploads: config::Uploads,
+    /// What may be preloaded.
+    pub preload: config::Preload,
 }
 
 /// How an item stands.
@@ -164,6 +189,7 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     hello: watch::Receiver<HelloState>,
+    room_wanted: watch::Receiver<Option<RoomWanted>>,
 }
 
 impl Handle {
@@ -180,6 +206,16 @@ impl Handle {
     /// Stops fetching an item, withdraws it and deletes it.
     pub async fn remove(&self, item: ItemId) -> anyhow::Result<()> {
         self.ask(|done| Command::Remove { item, done }).await?
+    }
+
+    /// The last item that did not fit, and that somebody wants.
+    pub fn room_wanted(&self) -> watch::Receiver<Option<RoomWanted>> {
+        self.room_wanted.clone()
+    }
+
+    /// There may be room now: what did not fit is tried again.
+    pub async fn room_made(&self) {
+        self.tell(Command::RoomMade).await;
     }
 
     /// Resolves once the chunk is held; until then it and those after it come first.
@@ -228,7 +264,7 @@ pub async fn spawn(deps: Deps) -> anyhow::Result<Handle> {
     let (net, questions) = net::spawn(deps.identity.keypair.clone(), config).await?;
     let memory = Memory::open(deps.store.clone()).await?;
     let (commands, queue) = mpsc::channel(COMMANDS);
-    let (engine, snapshot, hello) = Engine::new(deps, net, memory);
+    let (engine, Views { snapshot, hello, room_wanted }) = Engine::new(deps, net, memory);
     tokio::spawn(engine.run(queue, questions));
-    Ok(Handle { commands, snapshot, hello })
+    Ok(Handle { commands, snapshot, hello, room_wanted })
 }

@@ -18,6 +18,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -129,6 +130,8 @@ struct Shared {
 struct Entry {
     manifest: Arc<Manifest>,
     holding: Holding,
+    /// All of it has its place on the disk.
+    reserved: bool,
 }
 
 impl Items {
@@ -144,7 +147,8 @@ impl Items {
             let loaded = folder.load(item).with_context(|| format!("failed to open item {item}"))?;
             if let Some(Loaded { manifest, holding, hashed }) = loaded {
                 reader.count_hashed(hashed);
-                list.insert(item, Entry { manifest: Arc::new(manifest), holding });
+                let reserved = folder.allocated_bytes(&item) >= manifest.geometry().sealed_len();
+                list.insert(item, Entry { manifest: Arc::new(manifest), holding, reserved });
             }
         }
         let cache_bytes = usize::try_from(config.cache.bytes()).unwrap_or(usize::MAX);
@@ -186,7 +190,23 @@ impl Items {
     /// Makes room for an item on disk. If it is here already, only says what is held.
     pub async fn reserve(&self, item: ItemId, manifest: Arc<Manifest>) -> Result<Holding, ItemsError> {
         debug_assert_eq!(manifest.item(), item, "the manifest has proven itself");
-        self.ask(|reply| Command::Reserve { manifest, reply }).await
+        self.ask(|reply| Command::Reserve { manifest, part: None, reply }).await
+    }
+
+    /// Makes room for some chunks of an item only. The rest takes no room until it is reserved too.
+    pub async fn reserve_part(
+        &self,
+        item: ItemId,
+        manifest: Arc<Manifest>,
+        chunks: Vec<Range<u32>>,
+    ) -> Result<Holding, ItemsError> {
+        debug_assert_eq!(manifest.item(), item, "the manifest has proven itself");
+        self.ask(|reply| Command::Reserve { manifest, part: Some(chunks), reply }).await
+    }
+
+    /// Whether all of an item has its place on the disk.
+    pub fn is_reserved(&self, item: &ItemId) -> bool {
+        self.shared.read(|list| list.get(item).is_some_and(|entry| entry.reserved))
     }
 
     /// Writes a chunk that the caller has verified. It may be read at once and is durable within a batch.

@@ -4,12 +4,14 @@
 //! has been paid for. What it *decides* is in `swarm_proto::peer`; here are its hands: disk, network, tracker,
 //! keyserver, player and command line. [`run`] is the whole program.
 
+pub mod assignments;
 pub mod buffers;
 pub mod catalog;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod custody;
 pub mod engine;
 pub mod enrol;
 pub mod freeing;

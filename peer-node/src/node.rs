@@ -21,6 +21,7 @@ use swarm_proto::pb;
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
+use crate::assignments::Assignments;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::control::Control;
@@ -31,7 +32,7 @@ use crate::metrics::Figures;
 use crate::status::Sources;
 use crate::tracker_link::TrackerNotice;
 use crate::wishes::Queue;
-use crate::{clock, engine, enrol, grants, net, play, tracker_link, tv, wishes};
+use crate::{clock, custody, engine, enrol, grants, net, play, tracker_link, tv, wishes};
 
 /// The folder of the store, in the data folder.
 const STORE: &str = "store";
@@ -68,6 +69,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<Exit> {
     let store: Arc<dyn Store> = Arc::new(Sled::open(folder.file(STORE)).await?);
     let catalog = Catalog::open(store.clone()).await.context("failed to load the catalog")?;
     let queue = Queue::open(store.clone()).await.context("failed to load the queue")?;
+    let assignments = Assignments::open(store.clone()).await.context("failed to load the assignments")?;
     let (root, items_config) = (folder.path().to_owned(), config.items.clone());
     let items = tokio::task::spawn_blocking(move || Items::open(&root, &items_config)).await?;
     let items = items.context("failed to open the items")?;
@@ -79,6 +81,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<Exit> {
         items: items.clone(),
         catalog: catalog.clone(),
         queue: queue.clone(),
+        assignments: assignments.clone(),
         store: store.clone(),
         shutdown: shutdown.clone(),
     })
@@ -92,6 +95,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<Exit> {
         net: net::Config::of(&config.net)?,
         transfers: config.transfers.clone(),
         uploads: config.uploads.clone(),
+        preload: config.preload.clone(),
     })
     .await
     .context("failed to start the swarm's side")?;
@@ -100,7 +104,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<Exit> {
         config: config.keyserver.clone(),
         identity: identity.clone(),
         members: enrolment.watch(),
-        store,
+        store: store.clone(),
         keyserver_url: link.keyserver_url(),
         name: config.name.clone(),
         clock: clock::now,
@@ -123,7 +127,20 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<Exit> {
     };
     let freeing = sources.freeing();
     spawn_until_stop(&shutdown, forward(notices, engine.clone()));
-    spawn_until_stop(&shutdown, wishes::follow(queue, catalog.clone(), identity.device, engine.clone(), freeing));
+    let custody = custody::Deps {
+        device: identity.device,
+        store,
+        assignments: assignments.clone(),
+        queue: queue.clone(),
+        catalog: catalog.clone(),
+        grants: grants.clone(),
+        items: items.clone(),
+        engine: engine.clone(),
+        link,
+    };
+    spawn_until_stop(&shutdown, custody::keep(custody));
+    let follow = wishes::follow(queue, assignments, catalog.clone(), identity.device, engine.clone(), freeing);
+    spawn_until_stop(&shutdown, follow);
 
     let metrics = Metrics::new("peer-node", env!("CARGO_PKG_VERSION"));
     metrics.register(|registry| registry.register_collector(Box::new(Figures::of(sources.clone()))));

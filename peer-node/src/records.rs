@@ -20,6 +20,10 @@ pub enum Key {
     EntryPart(TitleId, u16),
     /// `q` ‖ part (2): a part of the customer's queue, a protobuf QueueState.
     QueuePart(u16),
+    /// `a` ‖ part (2): a part of what the tracker assigns, a protobuf Assignments.
+    AssignmentPart(u16),
+    /// `p` ‖ item (32): it came by preload; nothing lies there.
+    Preloaded(ItemId),
     /// `k`: the keyserver that the tracker named last, as text.
     KeyserverUrl,
     /// `l` ‖ item (32): the last plan for a wanted item, a protobuf Plan without what is over soon.
@@ -31,7 +35,7 @@ pub enum Key {
 impl Key {
     /// The key as the store takes it.
     pub fn bytes(self) -> Bytes {
-        let mut key = BytesMut::with_capacity(19);
+        let mut key = BytesMut::with_capacity(33);
         match self {
             Key::CatalogVersion => key.put_u8(b'c'),
             Key::Title(title) => {
@@ -45,6 +49,14 @@ impl Key {
             Key::QueuePart(part) => {
                 key.put_slice(&Prefix::QueueParts.bytes());
                 key.put_u16(part);
+            }
+            Key::AssignmentPart(part) => {
+                key.put_slice(&Prefix::AssignmentParts.bytes());
+                key.put_u16(part);
+            }
+            Key::Preloaded(item) => {
+                key.put_slice(&Prefix::Preloaded.bytes());
+                key.put_slice(item.as_bytes());
             }
             Key::KeyserverUrl => key.put_u8(b'k'),
             Key::Plan(item) => {
@@ -68,6 +80,10 @@ pub enum Prefix {
     QueueParts,
     /// Of all plans.
     Plans,
+    /// Of the parts of what the tracker assigns.
+    AssignmentParts,
+    /// Of everything that came by preload.
+    Preloaded,
 }
 
 impl Prefix {
@@ -78,6 +94,8 @@ impl Prefix {
             Prefix::EntryParts(title) => [b"t".as_slice(), title.as_bytes()].concat().into(),
             Prefix::QueueParts => Bytes::from_static(b"q"),
             Prefix::Plans => Bytes::from_static(b"l"),
+            Prefix::AssignmentParts => Bytes::from_static(b"a"),
+            Prefix::Preloaded => Bytes::from_static(b"p"),
         }
     }
 }
@@ -131,5 +149,7 @@ mod tests {
         assert!(Key::EntryPart(title, 9).bytes().starts_with(&Prefix::EntryParts(title).bytes()));
         assert!(Key::Plan(ItemId::from_bytes([7; 32])).bytes().starts_with(&Prefix::Plans.bytes()));
         assert!(Key::QueuePart(9).bytes().starts_with(&Prefix::QueueParts.bytes()));
+        assert!(Key::AssignmentPart(9).bytes().starts_with(&Prefix::AssignmentParts.bytes()));
+        assert!(Key::Preloaded(ItemId::from_bytes([7; 32])).bytes().starts_with(&Prefix::Preloaded.bytes()));
     }
 }

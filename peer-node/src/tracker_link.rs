@@ -24,6 +24,7 @@ use swarm_proto::id::{DeviceId, ItemId, ServerId, TitleId};
 use swarm_proto::pb;
 use swarm_proto::pb::tracker::{notice, report};
 use swarm_proto::peer::uploads::Told;
+use swarm_proto::ticket::TicketClass;
 use swarm_proto::time::Utc;
 use swarm_proto::tracker::revocations::MAX_TOLD;
 use tokio::sync::{mpsc, watch};
@@ -32,6 +33,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
+use crate::assignments::Assignments;
 use crate::catalog::{self, Catalog};
 use crate::clock;
 use crate::config;
@@ -83,6 +85,8 @@ pub struct HelloState {
     pub upload_cap_bytes_per_sec: Option<u64>,
     /// Tells this run of the device from those before.
     pub run: u64,
+    /// How much more may be preloaded here; `None` until that is known.
+    pub preload_bytes: Option<u64>,
 }
 
 /// Whether the tracker is there.
@@ -103,6 +107,8 @@ pub struct LinkState {
 pub enum TrackerNotice {
     /// Replaces the plan of its item.
     Plan(pb::tracker::Plan),
+    /// Prove that a chunk is here.
+    Challenge(pb::tracker::Challenge),
     /// Seeds to keep connected.
     PinnedSeeds(Vec<pb::tracker::Source>),
     /// Devices that were shut out.
@@ -127,6 +133,8 @@ pub struct Deps {
     pub catalog: Catalog,
     /// Keeps the customer's queue.
     pub queue: Queue,
+    /// Keeps what shall be held besides.
+    pub assignments: Assignments,
     /// Remembers where keys are sold.
     pub store: Arc<dyn Store>,
     /// Ends the link.
@@ -192,12 +200,17 @@ impl Handle {
         &self,
         item: ItemId,
         missing: Vec<Range<u32>>,
-        playing: bool,
+        class: TicketClass,
     ) -> anyhow::Result<pb::tracker::Plan> {
         let missing = missing
             .into_iter()
             .map(|range| pb::common::ChunkRange { first: range.start, count: range.end - range.start });
-        let request = pb::tracker::AssignSourcesRequest { item: item.to_vec(), missing: missing.collect(), playing };
+        let request = pb::tracker::AssignSourcesRequest {
+            item: item.to_vec(),
+            missing: missing.collect(),
+            playing: class == TicketClass::Playing,
+            class: pb::common::TicketClass::from(class).into(),
+        };
         let plan = self
             .ask(request, async |channel, request| {
                 pb::tracker::swarm_client::SwarmClient::new(channel).assign_sources(request).await
@@ -216,6 +229,17 @@ impl Handle {
             pb::tracker::plans_client::PlansClient::new(channel).estimate(request).await
         })
         .await
+    }
+
+    /// Whether a copy may be deleted: whether the tracker knows of another one.
+    pub async fn release(&self, item: ItemId, reason: pb::tracker::ReleaseReason) -> anyhow::Result<bool> {
+        let request = pb::tracker::ReleaseRequest { item: item.to_vec(), reason: reason.into() };
+        let answer = self
+            .ask(request, async |channel, request| {
+                pb::tracker::custody_client::CustodyClient::new(channel).release(request).await
+            })
+            .await?;
+        Ok(answer.may_drop)
     }
 
     /// Queues a report: holdings are kept one per item (the latest), traffic is added up, all of it is bounded.
@@ -526,6 +550,8 @@ impl Link {
                 self.tell_engine(TrackerNotice::Revoked(devices)).await;
             }
             notice::Notice::Plan(plan) => self.tell_engine(TrackerNotice::Plan(plan)).await,
+            notice::Notice::Assignments(list) => self.deps.assignments.replace(list).await?,
+            notice::Notice::Challenge(challenge) => self.tell_engine(TrackerNotice::Challenge(challenge)).await,
             notice::Notice::Membership(signed) => {
                 self.deps
                     .enrolment
@@ -573,6 +599,7 @@ impl Link {
                 downlink_bytes_per_sec: state.downlink_bytes_per_sec,
                 upload_cap_bytes_per_sec: state.upload_cap_bytes_per_sec,
                 free_bytes: self.deps.items.usage().free_bytes,
+                preload_bytes: state.preload_bytes,
             })),
         }
     }

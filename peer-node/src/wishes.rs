@@ -9,10 +9,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use daemon::store::{Batch, MAX_VALUE_BYTES, Store};
 use prost::Message as _;
-use swarm_proto::id::{DeviceId, TitleId};
+use swarm_proto::id::{DeviceId, ItemId, TitleId};
 use swarm_proto::pb;
 use tokio::sync::{Mutex, watch};
 
+use crate::assignments::{Assignments, List};
 use crate::catalog::{Catalog, Title};
 use crate::engine::{self, Wanted};
 use crate::freeing::Freeing;
@@ -109,31 +110,51 @@ pub fn titles(queue: &pb::tracker::QueueState, device: DeviceId, catalog: &Catal
     titles.filter(|title| seen.insert(title.entry.title)).collect()
 }
 
+/// What this device is to hold: first what is queued, then the copies that must exist, then what may be asked for.
+fn wanted(queued: &[Arc<Title>], list: &List, catalog: &Catalog) -> Vec<Wanted> {
+    let queued = queued.iter().map(|title| Wanted::queued(title.entry.item, title.entry.geometry));
+    let assigned = |repository: bool| {
+        let of_kind = list.hold.iter().filter(move |it| it.repository == repository);
+        of_kind.filter_map(|it| Some(it.wanted(catalog.of_item(it.item)?.entry.geometry)))
+    };
+    let mut seen = BTreeSet::new();
+    queued.chain(assigned(true)).chain(assigned(false)).filter(|wanted| seen.insert(wanted.item)).collect()
+}
+
 /// Keeps the engine told of what is wanted, for as long as it is polled, and frees what no longer is.
-pub async fn follow(queue: Queue, catalog: Catalog, device: DeviceId, engine: engine::Handle, freeing: Freeing) {
-    let (mut states, mut changes) = (queue.watch(), catalog.changes());
-    let mut told: Option<Vec<Wanted>> = None;
+pub async fn follow(
+    queue: Queue,
+    assignments: Assignments,
+    catalog: Catalog,
+    device: DeviceId,
+    engine: engine::Handle,
+    freeing: Freeing,
+) {
+    let (mut states, mut lists, mut changes) = (queue.watch(), assignments.watch_taken_up(), catalog.changes());
+    let (mut told, mut queued_before): (Option<Vec<Wanted>>, _) = (None, BTreeSet::new());
     loop {
         changes.borrow_and_update();
         let state = states.borrow_and_update().clone();
-        let wanted: Vec<Wanted> = titles(&state, device, &catalog)
-            .iter()
-            .map(|title| Wanted { item: title.entry.item, geometry: title.entry.geometry })
-            .collect();
+        let list = lists.borrow_and_update().clone();
+        let queued = titles(&state, device, &catalog);
+        let wanted = wanted(&queued, &list, &catalog);
         if told.as_ref() != Some(&wanted) {
             tracing::debug!(titles = wanted.len(), "queue is in effect");
             engine.set_wanted(wanted.clone()).await;
-            let before = told.replace(wanted.clone()).unwrap_or_default();
-            let unwanted =
-                before.into_iter().map(|it| it.item).filter(|item| !wanted.iter().any(|it| it.item == *item));
+            let queued = queued.iter().map(|title| title.entry.item).collect();
+            let before: BTreeSet<ItemId> = std::mem::replace(&mut queued_before, queued);
+            // What leaves the list of the tracker is not freed here: others may count on it.
+            let unwanted = before.into_iter().filter(|item| !wanted.iter().any(|it| it.item == *item));
             for item in unwanted {
                 if let Err(failure) = freeing.handle_unwanted(item).await {
                     tracing::warn!(%item, %failure, "what nobody wants any more could not be freed");
                 }
             }
+            told = Some(wanted);
         }
         tokio::select! {
             Ok(()) = states.changed() => {}
+            Ok(()) = lists.changed() => {}
             Ok(()) = changes.changed() => {}
             else => return,
         }

@@ -8,9 +8,11 @@ mod copies;
 mod customer;
 mod device;
 mod plans;
+mod preload;
 mod publisher;
 mod queue;
 mod rating;
+mod seed;
 mod site;
 mod title;
 mod traffic;
@@ -77,6 +79,15 @@ enum Command {
     /// Say when the lines of sites are idle, and what bytes cost
     #[command(subcommand)]
     Site(site::SiteCommand),
+    /// List, drain seeds; look at what they keep
+    #[command(subcommand)]
+    Seed(seed::SeedCommand),
+    /// List seeds
+    #[command(hide = true)]
+    Seeds,
+    /// Have titles wait on boxes before anybody asks
+    #[command(subcommand)]
+    Preload(preload::PreloadCommand),
     /// Print who holds a title
     Copies(copies::CopiesArgs),
     /// Print how much boxes and seeds have sent
@@ -128,6 +139,9 @@ async fn dispatch(global: Global, command: Command) -> anyhow::Result<Exit> {
         Command::Explain(args) => plans::explain(&global, args).await,
         Command::Estimate(args) => plans::estimate(&global, args).await,
         Command::Site(command) => site::run(&global, command).await,
+        Command::Seed(command) => seed::run(&global, command).await,
+        Command::Seeds => seed::run(&global, seed::SeedCommand::Ls).await,
+        Command::Preload(command) => preload::run(&global, command).await,
         Command::Copies(args) => copies::run(&global, args).await,
         Command::Traffic(args) => traffic::run(&global, args).await,
         Command::Offload(since) => traffic::offload(&global, since).await,

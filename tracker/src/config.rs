@@ -8,9 +8,11 @@ use daemon::config::{Invalid, Settings};
 use daemon::serve;
 use daemon::units::{ByteRate, ByteSize, Duration, Limit};
 use serde::{Deserialize, Serialize};
+use swarm_proto::geometry;
 use swarm_proto::id::SiteId;
+use swarm_proto::tracker::preload::MAX_ITEMS_PER_BOX;
 use swarm_proto::tracker::registry::MAX_NAME_BYTES;
-use swarm_proto::tracker::{origin, planner};
+use swarm_proto::tracker::{origin, planner, proofs, repositories};
 
 /// The port that devices and people reach a tracker at.
 const DEFAULT_PORT: u16 = 7001;
@@ -20,6 +22,15 @@ const MAX_URL_BYTES: usize = 512;
 
 /// Heartbeats that may get lost before a device counts as offline.
 const HEARTBEATS_BEFORE_SILENCE: u32 = 2;
+
+/// Copies of one item on seeds; more is a mistake.
+const MAX_COPIES: usize = 100;
+
+/// Titles preloaded by demand leave half of a box's list to what operators name.
+const MAX_POPULAR: usize = MAX_ITEMS_PER_BOX / 2;
+
+/// Checks in a second; more would keep disks from their work.
+const MAX_CHECKS_PER_SEC: u32 = 1_000;
 
 /// The configuration of a tracker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +48,12 @@ pub struct Config {
     pub plans: Plans,
     /// What seeds may send.
     pub origin: OriginBudget,
+    /// Copies on seeds.
+    pub repositories: Repositories,
+    /// Titles that wait on boxes.
+    pub preload: Preload,
+    /// Whether devices hold what they say.
+    pub proofs: Proofs,
 }
 
 /// What seeds may send to the devices of each site.
@@ -47,6 +64,42 @@ pub struct OriginBudget {
     pub bytes_per_hour: Limit<ByteSize>,
     /// The same for single sites.
     pub sites: BTreeMap<String, Limit<ByteSize>>,
+}
+
+/// Copies on seeds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Repositories {
+    /// Seeds that shall hold each item, or all seeds where there are fewer.
+    pub copies: usize,
+    /// A seed that is away for this long is lost, and its copies are made anew.
+    pub lost_after: Duration,
+}
+
+/// Titles that wait on boxes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Preload {
+    /// The part of a box's free disk that is used at most.
+    pub box_percent: u8,
+    /// Titles of each site that are preloaded because they are wanted most.
+    pub popular: usize,
+    /// On which part of the site's boxes.
+    pub popular_percent: u8,
+    /// How much of each, in spans of 16 MiB.
+    pub popular_spans: u32,
+}
+
+/// Whether devices hold what they say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Proofs {
+    /// Checks begun in a second; each costs two devices a read of 1 MiB.
+    pub checks_per_sec: u32,
+    /// How long a device may take to answer.
+    pub deadline: Duration,
+    /// How long an answer counts.
+    pub proven_for: Duration,
 }
 
 /// How sources are chosen.
@@ -86,6 +139,80 @@ impl Default for Config {
             server: serve::Config::on_loopback(DEFAULT_PORT),
             plans: Plans::default(),
             origin: OriginBudget::default(),
+            repositories: Repositories::default(),
+            preload: Preload::default(),
+            proofs: Proofs::default(),
+        }
+    }
+}
+
+impl Default for Repositories {
+    fn default() -> Repositories {
+        let repositories::Config { copies, lost_after } = repositories::Config::default();
+        Repositories { copies, lost_after: Duration(lost_after) }
+    }
+}
+
+impl Default for Preload {
+    fn default() -> Preload {
+        Preload { box_percent: 50, popular: 0, popular_percent: 20, popular_spans: 1 }
+    }
+}
+
+impl Default for Proofs {
+    fn default() -> Proofs {
+        let proofs::Config { checks_per_sec, deadline, proven_for, .. } = proofs::Config::default();
+        Proofs { checks_per_sec, deadline: Duration(deadline), proven_for: Duration(proven_for) }
+    }
+}
+
+impl Repositories {
+    fn check(&self) -> Result<(), Invalid> {
+        match (self.copies, self.lost_after.get().is_zero()) {
+            (1..=MAX_COPIES, false) => Ok(()),
+            (1..=MAX_COPIES, true) => {
+                let why = "a seed would be lost whenever it restarts";
+                Err(Invalid::new("repositories.lost_after", why, "write a time such as \"15m\""))
+            }
+            _ => Err(Invalid::new("repositories.copies", "not a number of copies", format!("write 1 to {MAX_COPIES}"))),
+        }
+    }
+}
+
+impl Preload {
+    fn check(&self) -> Result<(), Invalid> {
+        if self.box_percent > 100 {
+            return Err(Invalid::new("preload.box_percent", "a disk has no more than that", "write 0 to 100"));
+        }
+        if self.popular > MAX_POPULAR {
+            let hint = format!("write 0 to {MAX_POPULAR}");
+            return Err(Invalid::new("preload.popular", "a box could not hold so many", hint));
+        }
+        if !(1..=100).contains(&self.popular_percent) {
+            return Err(Invalid::new("preload.popular_percent", "not a part of the boxes", "write 1 to 100"));
+        }
+        match (1..=geometry::MAX_SPANS).contains(&self.popular_spans) {
+            true => Ok(()),
+            false => {
+                let hint = format!("write 1 to {}", geometry::MAX_SPANS);
+                Err(Invalid::new("preload.popular_spans", "no title has so many", hint))
+            }
+        }
+    }
+}
+
+impl Proofs {
+    fn check(&self) -> Result<(), Invalid> {
+        if !(1..=MAX_CHECKS_PER_SEC).contains(&self.checks_per_sec) {
+            let hint = format!("write 1 to {MAX_CHECKS_PER_SEC}");
+            return Err(Invalid::new("proofs.checks_per_sec", "nothing would be proven, or nothing else done", hint));
+        }
+        match [("proofs.deadline", self.deadline), ("proofs.proven_for", self.proven_for)]
+            .into_iter()
+            .find(|(_, it)| it.get().is_zero())
+        {
+            Some((key, _)) => Err(Invalid::new(key, "nobody could answer in time", "write a time such as \"15s\"")),
+            None => Ok(()),
         }
     }
 }
@@ -206,6 +333,9 @@ impl Settings for Config {
             return Err(Invalid::new("keyserver_url", "this is not the address of a keyserver", hint));
         }
         self.origin.check()?;
+        self.repositories.check()?;
+        self.preload.check()?;
+        self.proofs.check()?;
         self.plans.check()
     }
 }
@@ -233,6 +363,14 @@ mod tests {
             ("plans.complainers=0", "plans.complainers"),
             ("plans.max_sources=0", "plans.max_sources"),
             ("plans.unknown_box=0 B/s", "plans.unknown_box"),
+            ("repositories.copies=0", "repositories.copies"),
+            ("repositories.lost_after=0s", "repositories.lost_after"),
+            ("preload.box_percent=101", "preload.box_percent"),
+            ("preload.popular=1000", "preload.popular"),
+            ("preload.popular_percent=0", "preload.popular_percent"),
+            ("preload.popular_spans=0", "preload.popular_spans"),
+            ("proofs.checks_per_sec=0", "proofs.checks_per_sec"),
+            ("proofs.deadline=0s", "proofs.deadline"),
             ("default_site=North Pole", "default_site"),
             ("keyserver_url=127.0.0.1", "keyserver_url"),
             ("origin.bytes_per_hour=1000", "bytes_per_hour"),

@@ -15,6 +15,7 @@ use swarm_proto::limit::Limit;
 use swarm_proto::membership::DeviceKind;
 use swarm_proto::pb::common as pb_common;
 use swarm_proto::pb::tracker as pb;
+use swarm_proto::ticket::TicketClass;
 use swarm_proto::time::Utc;
 use swarm_proto::tracker::accounts::{Mismatch, SourceKind, Totals};
 use swarm_proto::tracker::addresses::{MAX_ADDRESS_BYTES, MAX_ADDRESSES};
@@ -265,6 +266,15 @@ pub(crate) fn missing(n_chunks: u32, ranges: &[pb_common::ChunkRange]) -> Result
         ranges => holding("missing", n_chunks, ranges)?,
     };
     Ok(missing.runs().collect())
+}
+
+/// Why a device fetches an item; older ones say only whether somebody watches.
+pub(crate) fn class(class: i32, playing: bool) -> Result<TicketClass, Invalid> {
+    match (pb_common::TicketClass::try_from(class), playing) {
+        (_, true) => Ok(TicketClass::Playing),
+        (Ok(pb_common::TicketClass::Unspecified), false) => Ok(TicketClass::Queued),
+        (class, false) => class.unwrap_or_default().try_into(),
+    }
 }
 
 /// What a device says about its link.

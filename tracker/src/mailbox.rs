@@ -11,7 +11,7 @@ use futures::Stream;
 use swarm_proto::id::{DeviceId, ItemId};
 use swarm_proto::pb::common::Signed;
 use swarm_proto::pb::tracker::notice::Notice as Kind;
-use swarm_proto::pb::tracker::{Notice, Plan, QueueState, Revoked, Welcome};
+use swarm_proto::pb::tracker::{Assignments, Challenge, Notice, Plan, QueueState, Revoked, Welcome};
 use swarm_proto::tracker::revocations::MAX_TOLD;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +39,8 @@ struct Unread {
     catalog_version: Option<u64>,
     plans: BTreeMap<ItemId, Plan>,
     revoked: BTreeSet<DeviceId>,
+    assignments: Option<Assignments>,
+    challenge: Option<Challenge>,
     closed: Option<Status>,
     /// The reason for closing was read: the stream is over.
     over: bool,
@@ -59,6 +61,15 @@ impl Mailbox {
 
     pub(crate) fn catalog_version(&self, version: u64) {
         self.change(|unread| unread.catalog_version = Some(version));
+    }
+
+    pub(crate) fn assignments(&self, assignments: Assignments) {
+        self.change(|unread| unread.assignments = Some(assignments));
+    }
+
+    /// A device is asked one thing at a time: a challenge that was not read has been given up.
+    pub(crate) fn challenge(&self, challenge: Challenge) {
+        self.change(|unread| unread.challenge = Some(challenge));
     }
 
     pub(crate) fn plan(&self, item: ItemId, plan: Plan) {
@@ -155,7 +166,9 @@ impl Unread {
             .or_else(|| self.membership.take().map(Kind::Membership))
             .or_else(|| self.queue.take().map(Kind::Queue))
             .or_else(|| self.plans.pop_first().map(|(_, plan)| Kind::Plan(plan)))
-            .or_else(|| self.catalog_version.take().map(Kind::CatalogVersion));
+            .or_else(|| self.catalog_version.take().map(Kind::CatalogVersion))
+            .or_else(|| self.assignments.take().map(Kind::Assignments))
+            .or_else(|| self.challenge.take().map(Kind::Challenge));
         match (kind, &self.closed) {
             (Some(kind), _) => Next::Notice(Box::new(kind)),
             (None, Some(why)) => {

@@ -4,8 +4,12 @@
 //! for different reasons. What may be longer than one value of the store is cut into parts under neighbouring keys.
 //! Letters and field numbers are never reused; integers in keys are big-endian.
 
+mod deliveries;
 mod holdings;
+mod keeping;
 mod sites;
+
+use std::collections::BTreeSet;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use daemon::exit::{Exit, Failure};
@@ -21,11 +25,13 @@ use swarm_proto::time::Utc;
 use swarm_proto::tracker::accounts::{Slot, SourceKind, Sums, Totals};
 use swarm_proto::tracker::catalog::Listing;
 use swarm_proto::tracker::origin::{Asker, Grant, Hour, Part};
+use swarm_proto::tracker::preload::Wanted;
 use swarm_proto::tracker::queue::{self, PriorityList};
 use swarm_proto::tracker::registry::{Customer, Device, Invite, InviteKey, Status};
 use swarm_proto::tracker::sites::Delivery;
 use swarm_proto::wrap::HpkePublic;
 
+pub(crate) use self::deliveries::{Delivered, deliveries};
 pub(crate) use self::holdings::Holdings;
 pub(crate) use self::sites::Described;
 
@@ -72,6 +78,12 @@ enum Key<'a> {
     SitePart(&'a SiteId, u8),
     /// `u` ‖ site (32, filled up with zeros): a [`sites::StoredUse`].
     SiteUse(&'a SiteId),
+    /// `l` ‖ device (32): a seed that gives up its copies; nothing lies there.
+    Draining(&'a DeviceId),
+    /// `f` ‖ title (16) ‖ site (1 to 32): a [`keeping::StoredTarget`].
+    Target(&'a TitleId, &'a SiteId),
+    /// `y` ‖ account (16) ‖ number (8): a [`deliveries::StoredDelivery`].
+    Delivery(&'a AccountId, u64),
 }
 
 impl Key<'_> {
@@ -146,6 +158,20 @@ impl Key<'_> {
             Key::SiteUse(site) => {
                 key.put_u8(b'u');
                 key.put_slice(&sites::padded(site));
+            }
+            Key::Draining(seed) => {
+                key.put_u8(b'l');
+                key.put_slice(seed.as_bytes());
+            }
+            Key::Target(title, site) => {
+                key.put_u8(b'f');
+                key.put_slice(title.as_bytes());
+                key.put_slice(site.as_str().as_bytes());
+            }
+            Key::Delivery(account, number) => {
+                key.put_u8(b'y');
+                key.put_slice(account.as_bytes());
+                key.put_u64(number);
             }
         }
         key.freeze()
@@ -370,7 +396,8 @@ impl Records {
     }
 
     pub(crate) fn forgotten_device(self, device: &DeviceId) -> Records {
-        Records(self.0.delete(Key::Device(device).bytes()).delete(Key::Seen(device).bytes()))
+        let keys = [Key::Device(device), Key::Seen(device), Key::Draining(device)];
+        Records(keys.into_iter().fold(self.0, |batch, key| batch.delete(key.bytes())))
     }
 
     /// A device was shut out, which is told until then.
@@ -503,6 +530,8 @@ pub(crate) struct Everything {
     pub(crate) accounts: Vec<(Slot, Totals)>,
     pub(crate) sites: Vec<Described>,
     pub(crate) site_use: Vec<(SiteId, Vec<(Utc, u64)>)>,
+    pub(crate) draining: BTreeSet<DeviceId>,
+    pub(crate) targets: Vec<(TitleId, SiteId, Wanted)>,
 }
 
 impl Everything {
@@ -546,6 +575,12 @@ impl Everything {
         }
         for (key, value) in single(store, b'o').await? {
             all.origin_hours.push(origin_hour(&key, &value).ok_or_else(|| damaged(&key))?);
+        }
+        for (key, _) in single(store, b'l').await? {
+            all.draining.insert(DeviceId::try_from(&key[1..]).map_err(|_| damaged(&key))?);
+        }
+        for (key, value) in single(store, b'f').await? {
+            all.targets.push(keeping::target(&key, &value).ok_or_else(|| damaged(&key))?);
         }
         if let Some(versioned) = store.get(&Key::Traffic.bytes()).await? {
             all.traffic = Traffic::decode(versioned.value).map_err(|_| damaged(&Key::Traffic.bytes()))?;

@@ -5,6 +5,7 @@ mod catalog;
 mod customers;
 mod devices;
 mod enrolment;
+mod keeping;
 mod operator;
 mod pairing;
 mod plans;
@@ -58,6 +59,10 @@ pub(crate) fn routes(shared: Shared) -> Routes {
     let pairing = pb::pairing_server::PairingServer::new(pairing::Service(shared.clone()));
     let accounts = pb::accounts_server::AccountsServer::new(accounts::Service(shared.clone()));
     let sites = pb::sites_server::SitesServer::new(sites::Service(shared.clone()));
+    let keeping = keeping::Service(shared.clone());
+    let custody = pb::custody_server::CustodyServer::new(keeping.clone());
+    let repositories = pb::repositories_server::RepositoriesServer::new(keeping.clone());
+    let preload = pb::preload_server::PreloadServer::new(keeping);
     let operator = pb::operator_server::OperatorServer::new(operator::Service(shared));
     Routes::new(catalog.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(enrolment.max_decoding_message_size(MAX_MESSAGE_BYTES))
@@ -69,5 +74,8 @@ pub(crate) fn routes(shared: Shared) -> Routes {
         .add_service(pairing.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(accounts.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(sites.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(custody.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(repositories.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(preload.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(operator.max_decoding_message_size(MAX_MESSAGE_BYTES))
 }

@@ -6,18 +6,22 @@
 
 mod accounts;
 mod customers;
+mod deliveries;
 mod devices;
+mod keeping;
 mod pairing;
 mod plans;
+mod preloads;
 mod publishers;
 mod queues;
+mod repositories;
 mod sessions;
 mod signins;
 mod tickets;
 mod titles;
 mod windows;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,9 +54,10 @@ use swarm_proto::tracker::sites::Gate;
 use swarm_proto::tracker::tickets::Tickets;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::keeping::Keeping;
 use self::sessions::Session;
 use crate::config::Config;
-use crate::records::{Everything, Holdings, Records, Traffic};
+use crate::records::{Delivered, Everything, Holdings, Records, Traffic};
 use crate::{clock, refusal};
 
 pub(crate) use self::queues::Change;
@@ -194,6 +199,9 @@ pub(crate) struct State {
     tickets: Tickets,
     accounts: Accounts,
     traffic: Traffic,
+    keeping: Keeping,
+    /// The number of the next delivery of a customer, if it is known.
+    delivery_numbers: BTreeMap<AccountId, u64>,
     unwritten: Unwritten,
     sweep_at: Mono,
     catalog_version: watch::Sender<u64>,
@@ -213,6 +221,8 @@ struct Unwritten {
     slots: BTreeSet<Slot>,
     /// Sites in whose windows something has arrived.
     sites: BTreeSet<SiteId>,
+    /// Titles that have arrived, the oldest first.
+    deliveries: VecDeque<(AccountId, Delivered)>,
     traffic: bool,
     write_at: Option<Mono>,
 }
@@ -220,7 +230,8 @@ struct Unwritten {
 impl Unwritten {
     fn len(&self) -> i64 {
         let sets = self.holdings.len() + self.seen.len() + self.grants.len() + self.hours.len();
-        i64::try_from(sets + self.slots.len() + self.sites.len()).unwrap_or(i64::MAX) + i64::from(self.traffic)
+        let more = self.slots.len() + self.sites.len() + self.deliveries.len();
+        i64::try_from(sets + more).unwrap_or(i64::MAX) + i64::from(self.traffic)
     }
 
     fn is_due_by(&mut self, at: Mono) {
@@ -255,6 +266,7 @@ impl State {
             default_site,
             rng: ChaCha20Rng::from_seed(*daemon::secrets::random()),
             planner: Planner::new(*daemon::secrets::random(), parts.config.plans.planner()),
+            keeping: Keeping::new(&parts.config, *daemon::secrets::random()),
             config: parts.config,
             store: parts.store,
             key: parts.key,
@@ -274,6 +286,7 @@ impl State {
             tickets: Tickets::new(origin, *daemon::secrets::random()),
             accounts,
             traffic: everything.traffic,
+            delivery_numbers: BTreeMap::new(),
             unwritten: Unwritten::default(),
             sweep_at: now.mono + SWEEP_EVERY,
             catalog_version,
@@ -289,12 +302,13 @@ impl State {
         }
         for device in devices {
             let (id, revoked) = (device.device, device.revoked);
-            state.insert_device(device);
+            state.insert_device(now, device, everything.draining.contains(&id));
             if revoked {
                 state.planner.handle_revoked(now, id);
+                state.keep_revoked(now, id);
             }
         }
-        titles.into_iter().for_each(|listing| state.insert_title(listing));
+        titles.into_iter().for_each(|listing| state.insert_title(now, listing));
         for (device, until) in everything.revocations {
             state.revocations.insert(device, until);
         }
@@ -307,6 +321,7 @@ impl State {
         }
         state.perform_gate();
         state.tell_planner_all();
+        state.keep_again(now, everything.targets);
         Ok(state)
     }
 
@@ -317,6 +332,7 @@ impl State {
             for (device, item, holding) in some {
                 if self.registry.device(&device).is_some() {
                     self.planner.handle_holding(now, device, item, &holding);
+                    self.keep_holding(now, device, item);
                 } else {
                     // Its customer was deleted and the tracker ended before this was.
                     self.unwritten.holdings.insert((device, item));
@@ -340,7 +356,7 @@ impl State {
                 question(&mut self, now).await;
             }
             self.handle_timeout(clock::now()).await;
-            self.perform().await;
+            self.perform(clock::now()).await;
             self.counters.unwritten_records.set(self.unwritten.len());
         }
         self.close_sessions();
@@ -352,6 +368,7 @@ impl State {
             self.planner.poll_timeout(),
             self.gate.poll_timeout(),
             self.accounts.poll_timeout(),
+            self.keeping.poll_timeout(),
             self.unwritten.write_at,
         ];
         machines.into_iter().flatten().fold(self.sweep_at, Mono::min)
@@ -363,6 +380,7 @@ impl State {
             self.compare_accounts(now);
         }
         self.gate.handle_timeout(now);
+        self.keep_on(now);
         if self.unwritten.write_at.is_some_and(|at| at <= now.mono)
             && let Err(failure) = self.write_later_things(now).await
         {
@@ -376,15 +394,16 @@ impl State {
         }
     }
 
-    /// Does what gate and planner want done.
-    async fn perform(&mut self) {
+    /// Does what the machines want done.
+    async fn perform(&mut self, now: Now) {
         self.perform_gate();
         while let Some(action) = self.planner.poll_action() {
             match action {
                 planner::Action::Push { wish, plan } => self.push_plan(&wish, plan).await,
-                planner::Action::Silent(device) => self.close_silent(&device),
+                planner::Action::Silent(device) => self.close_silent(now, &device),
             }
         }
+        self.perform_keeping(now);
     }
 
     /// Makes records durable. Nothing has changed if this fails.
@@ -399,6 +418,7 @@ impl State {
 
     /// Writes a batch of what may be written later; more follows after a pause if there is more.
     async fn write_later_things(&mut self, now: Now) -> Result<(), Failure> {
+        self.write_deliveries().await?;
         let (mut records, grants, hours) = self.origin_records(Records::new());
         let slots;
         (records, slots) = self.account_records(records);

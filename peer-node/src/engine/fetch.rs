@@ -14,14 +14,15 @@ use swarm_proto::id::{DeviceId, ItemId};
 use swarm_proto::manifest::{Manifest, VerifiedChunk};
 use swarm_proto::pb;
 use swarm_proto::peer::transfers::{self, Ask, Failure, Refused, RequestId, Verdict};
+use swarm_proto::ticket::TicketClass;
 use swarm_proto::time::Now;
 use swarm_proto::wire::frames::Urgency;
 use swarm_proto::wire::{self, Answer, Refusal};
 use tokio::sync::mpsc;
 
-use super::plan;
 use super::run::{Engine, Event, Live, Waiter, chunk_set};
 use super::{Banned, ChunkWait};
+use super::{keeping, plan};
 use crate::clock;
 use crate::net::{AskError, Exchange};
 
@@ -38,8 +39,8 @@ impl Engine {
         let wanted = self.wanted.iter().map(|wanted| transfers::Wanted {
             item: wanted.item,
             geometry: wanted.geometry,
-            have: self.items.holding(&wanted.item).map(|holding| chunk_set(&holding)),
-            skip: Vec::new(),
+            have: self.on_disk(wanted).map(|holding| chunk_set(&holding)),
+            skip: wanted.skip.clone(),
         });
         let wanted: Vec<_> =
             wanted.filter(|w| w.have.as_ref().is_none_or(|h| h.width() == w.geometry.n_chunks())).collect();
@@ -56,7 +57,7 @@ impl Engine {
 
     pub(super) fn wait_for_chunk(&mut self, now: Now, item: ItemId, index: ChunkIndex, held: Waiter) {
         let on_disk = self.items.holding(&item).is_some_and(|holding| holding.contains(index));
-        let wanted = self.geometry(&item).is_some_and(|geometry| index.get() < geometry.n_chunks());
+        let wanted = self.is_meant(&item, index);
         let full = self.waiters.values().map(Vec::len).sum::<usize>() >= WAITERS_MAX;
         if on_disk || !wanted || full {
             let answer = match (on_disk, wanted) {
@@ -195,15 +196,31 @@ impl Engine {
             self.transfers.handle_paused(clock::now(), item, "its manifest must be fetched again".to_owned());
             return;
         };
+        let Some(wanted) = self.wanted.iter().find(|wanted| wanted.item == item).cloned() else { return };
+        if wanted.class == TicketClass::Preload {
+            if keeping::bytes_meant(&wanted) > self.preload_room() {
+                let why = "preloads have taken the part of this disk that they may".to_owned();
+                return self.transfers.handle_paused(clock::now(), item, why);
+            }
+            self.reserving.insert(item);
+        }
         let items = self.items.clone();
-        self.job(async move { Event::Reserved { item, result: items.reserve(item, manifest).await } });
+        self.job(async move {
+            let result = match wanted.skip.is_empty() {
+                true => items.reserve(item, manifest).await,
+                false => items.reserve_part(item, manifest, keeping::ranges_meant(&wanted)).await,
+            };
+            Event::Reserved { item, result }
+        });
     }
 
     pub(super) fn ask_tracker(&mut self, item: ItemId, missing: Vec<Range<u32>>, playing: bool) {
+        let queued = self.wanted.iter().find(|wanted| wanted.item == item).map(|wanted| wanted.class);
+        let class = if playing { TicketClass::Playing } else { queued.unwrap_or(TicketClass::Queued) };
         let tracker = self.tracker.clone();
         self.job(async move {
             let result = match tracker {
-                Some(tracker) => tracker.assign_sources(item, missing, playing).await,
+                Some(tracker) => tracker.assign_sources(item, missing, class).await,
                 None => Err(anyhow::anyhow!("this device has no tracker")),
             };
             Event::Planned { item, result }

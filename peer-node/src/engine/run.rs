@@ -32,7 +32,7 @@ use super::memory::{Change, Memory};
 use super::plan::Parts;
 use super::serve::{Desk, Sent};
 use super::show::Show;
-use super::{Banned, ChunkWait, Deps, Snapshot, Wanted};
+use super::{Banned, ChunkWait, Deps, RoomWanted, Snapshot, Wanted};
 use crate::identity::Members;
 use crate::items::{Items, ItemsError};
 use crate::net::{self, AskError, Exchange, Inbound, ProviderKey};
@@ -49,17 +49,21 @@ const LAST_NEWS: Duration = Duration::from_secs(60);
 /// A player that waits for a chunk.
 pub(super) type Waiter = oneshot::Sender<Result<(), ChunkWait>>;
 
+/// Who waits for a command to be done.
+pub(super) type Done = oneshot::Sender<anyhow::Result<()>>;
+
 /// What the engine is asked to do.
 pub(super) enum Command {
     SetWanted(Vec<Wanted>),
-    Adopt { item: ItemId, done: oneshot::Sender<anyhow::Result<()>> },
-    Remove { item: ItemId, done: oneshot::Sender<anyhow::Result<()>> },
+    Adopt { item: ItemId, done: Done },
+    Remove { item: ItemId, done: Done },
     Chunk { item: ItemId, index: ChunkIndex, held: Waiter },
     Notice(TrackerNotice),
+    RoomMade,
     Stop { done: oneshot::Sender<()> },
 }
 
-/// What a job has come to.
+/// What a job has come to. Of what was removed, `n_chunks` says how large it was, if anything of it was here.
 pub(super) enum Event {
     Answered { id: RequestId, result: Result<Answer, AskError> },
     ChunkJudged { id: RequestId, chunk: Option<VerifiedChunk> },
@@ -70,7 +74,8 @@ pub(super) enum Event {
     PlanReady(Parts),
     Provider { item: ItemId, device: Option<DeviceId>, more: mpsc::Receiver<DeviceId> },
     Sent(Sent),
-    Removed { item: ItemId, result: Result<(), ItemsError>, done: oneshot::Sender<anyhow::Result<()>> },
+    Proven { id: u64, hash: Option<[u8; 32]>, lost: Option<(ItemId, ChunkIndex)> },
+    Removed { item: ItemId, n_chunks: Option<u32>, result: Result<(), ItemsError>, done: Done },
     Nothing,
 }
 
@@ -79,6 +84,13 @@ pub(super) struct Live {
     pub(super) item: ItemId,
     pub(super) ask: Ask,
     pub(super) exchange: Arc<Exchange>,
+}
+
+/// What others see of the engine.
+pub(super) struct Views {
+    pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub(super) hello: watch::Receiver<HelloState>,
+    pub(super) room_wanted: watch::Receiver<Option<RoomWanted>>,
 }
 
 pub(super) struct Engine {
@@ -118,15 +130,20 @@ pub(super) struct Engine {
     pub(super) show: Show,
     pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
     pub(super) hello: watch::Sender<HelloState>,
+    pub(super) preload: config::Preload,
+    /// Preloads for which the disk is making room.
+    pub(super) reserving: BTreeSet<ItemId>,
+    /// How much more may be preloaded, as the tracker was told.
+    pub(super) preload_left: u64,
+    pub(super) room_wanted: watch::Sender<Option<RoomWanted>>,
+    /// Challenges that are being answered.
+    pub(super) challenges: usize,
 }
 
 impl Engine {
-    pub(super) fn new(
-        deps: Deps,
-        net: net::Handle,
-        memory: Memory,
-    ) -> (Self, watch::Receiver<Arc<Snapshot>>, watch::Receiver<HelloState>) {
-        let Deps { identity, members, items, tracker, transfers, uploads, .. } = deps;
+    pub(super) fn new(deps: Deps, net: net::Handle, memory: Memory) -> (Self, Views) {
+        let Deps { identity, members, items, tracker, transfers, uploads, preload, .. } = deps;
+        let (room_wanted, room_seen) = watch::channel(None);
         let upload_cap = match uploads.slots {
             0 => Some(0),
             _ => uploads.rate.at().map(|rate| rate.bytes_per_sec()),
@@ -171,9 +188,14 @@ impl Engine {
             show: Show::default(),
             snapshot,
             hello,
+            preload,
+            reserving: BTreeSet::new(),
+            preload_left: 0,
+            room_wanted,
+            challenges: 0,
             items,
         };
-        (engine, seen, told)
+        (engine, Views { snapshot: seen, hello: told, room_wanted: room_seen })
     }
 
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut questions: mpsc::Receiver<Inbound>) {
@@ -246,8 +268,9 @@ impl Engine {
         self.show.touch();
         match command {
             Command::SetWanted(wanted) => {
-                self.wanted = wanted;
+                let before = std::mem::replace(&mut self.wanted, wanted);
                 self.want(now);
+                self.reclass(now, &before);
                 self.recall(now);
             }
             Command::Adopt { item, done } => {
@@ -264,15 +287,17 @@ impl Engine {
                 self.announced.remove(&item);
                 self.tickets.remove(&item);
                 let (items, net, key) = (self.items.clone(), self.net.clone(), self.provider_key(item));
+                let n_chunks = self.items.manifest(&item).map(|manifest| manifest.geometry().n_chunks());
                 self.job(async move {
                     if let Some(key) = key {
                         net.stop_providing(key).await;
                     }
-                    Event::Removed { item, result: items.remove(item).await, done }
+                    Event::Removed { item, n_chunks, result: items.remove(item).await, done }
                 });
             }
             Command::Chunk { item, index, held } => self.wait_for_chunk(now, item, index, held),
             Command::Notice(notice) => self.on_notice(now, notice),
+            Command::RoomMade => self.transfers.handle_room(now),
             Command::Stop { .. } => {}
         }
     }
@@ -298,6 +323,7 @@ impl Engine {
                 self.write_memory(change);
             }
             TrackerNotice::Revoked(devices) => self.shut_out(devices),
+            TrackerNotice::Challenge(challenge) => self.answer_challenge(&challenge),
         }
     }
 
@@ -320,12 +346,15 @@ impl Engine {
                 self.judge(now, id, verdict);
             }
             Event::Reserved { item, result: Ok(holding) } => {
+                self.reserving.remove(&item);
                 self.manifests.remove(&item);
                 self.transfers.handle_reserved(now, item, chunk_set(&holding));
                 self.show.touch();
             }
             Event::Reserved { item, result: Err(error) } => {
                 tracing::warn!(%item, %error, "no room for an item");
+                self.reserving.remove(&item);
+                self.ask_for_room(item, &error);
                 self.transfers.handle_paused(now, item, error.to_string());
             }
             Event::Stored { id, item, chunk, result: Ok(()) } => {
@@ -362,9 +391,12 @@ impl Engine {
                 self.next_provider(item, more);
             }
             Event::Sent(sent) => self.on_sent(now, sent),
-            Event::Removed { item, result, done } => {
-                self.holding_changed(now, item);
-                self.report_holdings(now.mono);
+            Event::Proven { id, hash, lost } => self.on_proven(now, id, hash, lost),
+            Event::Removed { item, n_chunks, result, done } => {
+                if let Some(n_chunks) = n_chunks.filter(|_| self.items.holding(&item).is_none()) {
+                    self.news.handle_gone(&item);
+                    self.report_holding(item, n_chunks, Vec::new());
+                }
                 self.show.touch();
                 let result = result.with_context(|| format!("failed to delete item {item}"));
                 // Who asked may not wait for it.

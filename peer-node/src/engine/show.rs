@@ -74,8 +74,12 @@ impl Show {
         let n_chunks = wanted.geometry.n_chunks();
         let held = scene.items.holding(&wanted.item).map_or(0, |holding| holding.len());
         let progress = scene.transfers.progress(now, &wanted.item);
+        let is_beginning = !wanted.skip.is_empty();
         let (state, reason) = match progress.as_ref().map(|progress| &progress.standing) {
             _ if held == n_chunks => (ItemState::Available, String::new()),
+            Some(Standing::Complete) | None if is_beginning && held > 0 => {
+                (ItemState::Waiting, "its beginning is here; queue it to fetch the rest".to_owned())
+            }
             Some(Standing::Arriving) => (ItemState::Arriving, String::new()),
             Some(Standing::Scheduled { opens, why }) => {
                 let zone = if opens.is_some() { " (site time)" } else { "" };

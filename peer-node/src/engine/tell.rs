@@ -22,6 +22,8 @@ use crate::tracker_link::HelloState;
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// Items announced in Kademlia with each tick: a seed with many does not flood its peers at the start.
 const ANNOUNCE_PER_TICK: usize = 8;
+/// Room for preloads is told in steps, so that every chunk is not news.
+const ROOM_STEP: u64 = 1 << 20;
 /// Measured rates are told in steps, so that jitter is not news.
 const RATE_STEP: u64 = 64 << 10;
 
@@ -31,6 +33,7 @@ impl Engine {
         self.desk.set_tracker(enrolled.as_ref().map(|enrolled| enrolled.tracker));
         let is_seed = enrolled.as_ref().is_some_and(|enrolled| enrolled.membership.kind == DeviceKind::Seed);
         self.desk.uploads.set_seed(is_seed);
+        self.preload_left = self.preload_room();
         // Another swarm has another key.
         self.announced.clear();
         self.to_announce = self.items.list().into();
@@ -52,6 +55,7 @@ impl Engine {
             self.reported_at = now.mono;
             self.report_traffic();
             self.report_shares(now);
+            self.preload_left = self.preload_room();
         }
         self.tell_hello(now);
         let network = self.net.status().borrow().clone();
@@ -94,13 +98,19 @@ impl Engine {
     pub(super) fn report_holdings(&mut self, due: Mono) {
         let held = |item: &ItemId| self.items.holding(item).map_or(0, |holding| holding.len());
         while let Some(item) = self.news.poll_item(due, held) {
-            let (n_chunks, ranges) = match self.items.holding(&item) {
-                Some(holding) => (holding.n_chunks(), holding.to_ranges()),
-                None => (self.geometry(&item).map_or(1, |geometry| geometry.n_chunks()), Vec::new()),
-            };
-            let holding = pb::tracker::ItemHolding { item: item.to_vec(), n_chunks, ranges };
-            self.report(Report::Holding(pb::tracker::HoldingChange { holding: Some(holding) }));
+            match (self.items.holding(&item), self.geometry(&item)) {
+                (Some(holding), _) => self.report_holding(item, holding.n_chunks(), holding.to_ranges()),
+                (None, Some(geometry)) => self.report_holding(item, geometry.n_chunks(), Vec::new()),
+                // It was deleted, which was told when that was done.
+                (None, None) => {}
+            }
         }
+    }
+
+    /// Tells the tracker what is held of an item.
+    pub(super) fn report_holding(&self, item: ItemId, n_chunks: u32, ranges: Vec<pb::common::ChunkRange>) {
+        let holding = pb::tracker::ItemHolding { item: item.to_vec(), n_chunks, ranges };
+        self.report(Report::Holding(pb::tracker::HoldingChange { holding: Some(holding) }));
     }
 
     pub(super) fn report_traffic(&mut self) {
@@ -153,6 +163,7 @@ impl Engine {
             downlink_bytes_per_sec: step(self.best_downlink),
             upload_cap_bytes_per_sec: self.upload_cap,
             run: self.run,
+            preload_bytes: Some(self.preload_left / ROOM_STEP * ROOM_STEP),
         };
         self.hello.send_if_modified(|told| {
             let changed = *told != hello;

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -155,18 +156,20 @@ impl Folder {
         Ok(Some(Loaded { manifest, holding: there, hashed }))
     }
 
-    /// Makes the files of an item of which nothing is held yet. A file that is there already keeps its bytes.
-    pub(super) fn create(&self, manifest: &Manifest) -> io::Result<()> {
+    /// Makes the files of an item, with room on disk for these bytes of it. A file that is there keeps what it has.
+    pub(super) fn create(&self, manifest: &Manifest, places: &[Range<u64>]) -> io::Result<()> {
         let item = manifest.item();
         self.write_manifest(manifest)?;
         if self.has(&item) {
+            let file = OpenOptions::new().write(true).open(self.item_path(&item))?;
+            allocate_places(&file, manifest.geometry().sealed_len(), places)?;
             return self.sync();
         }
         let nothing = Holding::empty(manifest.geometry().n_chunks()).expect("a manifest has a possible size");
         self.write_bitmap(&item, &nothing)?;
         let path = self.item_path(&item);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        let made = allocate(&file, manifest.geometry().sealed_len()).and_then(|()| file.sync_all());
+        let made = allocate_places(&file, manifest.geometry().sealed_len(), places).and_then(|()| file.sync_all());
         if made.is_err() {
             self.delete(&item)?;
         }
@@ -240,11 +243,19 @@ impl Folder {
 
 /// Gives the file its whole length, with room on disk where the file system can promise that.
 pub(crate) fn allocate(file: &File, len: u64) -> io::Result<()> {
+    allocate_places(file, len, std::slice::from_ref(&(0..len)))
+}
+
+/// The same for some of its bytes only; the rest takes no room until it is written.
+fn allocate_places(file: &File, len: u64, places: &[Range<u64>]) -> io::Result<()> {
     file.set_len(len)?;
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
-        Err(Errno::OPNOTSUPP) => Ok(()),
-        result => Ok(result?),
+    for place in places {
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), place.start, place.end - place.start) {
+            Err(Errno::OPNOTSUPP) => {}
+            result => result?,
+        }
     }
+    Ok(())
 }
 
 /// The chunks that lie wholly within the first `len` bytes.

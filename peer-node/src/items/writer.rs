@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use swarm_proto::bitmap::Holding;
-use swarm_proto::geometry::ChunkIndex;
+use swarm_proto::geometry::{ChunkIndex, Geometry};
 use swarm_proto::id::ItemId;
 use swarm_proto::manifest::Manifest;
 use tokio::sync::{mpsc, oneshot};
@@ -39,12 +39,34 @@ type Reply<T> = oneshot::Sender<Result<T, ItemsError>>;
 
 /// What the writer can be asked to do.
 pub(super) enum Command {
-    Reserve { manifest: Arc<Manifest>, reply: Reply<Holding> },
-    Write { item: ItemId, index: ChunkIndex, sealed: Bytes, reply: Reply<()> },
-    Forget { item: ItemId, index: ChunkIndex, reply: Reply<()> },
-    Adopt { item: ItemId, reply: Reply<Holding> },
-    Remove { item: ItemId, reply: Reply<()> },
-    Flush { reply: Reply<()> },
+    /// Chunks that are meant; none: all.
+    Reserve {
+        manifest: Arc<Manifest>,
+        part: Option<Vec<Range<u32>>>,
+        reply: Reply<Holding>,
+    },
+    Write {
+        item: ItemId,
+        index: ChunkIndex,
+        sealed: Bytes,
+        reply: Reply<()>,
+    },
+    Forget {
+        item: ItemId,
+        index: ChunkIndex,
+        reply: Reply<()>,
+    },
+    Adopt {
+        item: ItemId,
+        reply: Reply<Holding>,
+    },
+    Remove {
+        item: ItemId,
+        reply: Reply<()>,
+    },
+    Flush {
+        reply: Reply<()>,
+    },
 }
 
 /// Items whose bitmap has fallen behind.
@@ -115,7 +137,9 @@ impl Writer {
     /// Answers that nobody waits for any more are dropped: the work is done all the same.
     fn perform(&mut self, command: Command) {
         match command {
-            Command::Reserve { manifest, reply } => drop(reply.send(self.reserve(&manifest))),
+            Command::Reserve { manifest, part, reply } => {
+                drop(reply.send(self.reserve(&manifest, part.as_deref())));
+            }
             Command::Write { item, index, sealed, reply } => drop(reply.send(self.write(item, index, sealed))),
             Command::Forget { item, index, reply } => drop(reply.send(self.forget(item, index))),
             Command::Adopt { item, reply } => drop(reply.send(self.adopt(item))),
@@ -127,24 +151,40 @@ impl Writer {
         }
     }
 
-    fn reserve(&mut self, manifest: &Arc<Manifest>) -> Result<Holding, ItemsError> {
+    fn reserve(&mut self, manifest: &Arc<Manifest>, part: Option<&[Range<u32>]>) -> Result<Holding, ItemsError> {
         let item = manifest.item();
-        if let Some(holding) = self.holding(item) {
-            return Ok(holding);
+        let known = self.shared.read(|list| list.get(&item).map(|entry| (entry.holding.clone(), entry.reserved)));
+        if let Some((holding, reserved)) = &known
+            && (*reserved || part.is_some())
+        {
+            return Ok(holding.clone());
         }
+        let geometry = manifest.geometry();
+        let places: Vec<Range<u64>> = match part {
+            None => std::iter::once(0..geometry.sealed_len()).collect(),
+            Some(part) => part.iter().filter_map(|range| bytes_of(geometry, range)).collect(),
+        };
         let disk = |what| move |error| ItemsError::Disk { item, what, error };
         let folder = &self.shared.folder;
-        let needed = manifest.geometry().sealed_len().saturating_sub(folder.allocated_bytes(&item));
+        let wanted: u64 = places.iter().map(|place| place.end - place.start).sum();
+        let needed = wanted.saturating_sub(folder.allocated_bytes(&item));
         let free = folder.free_bytes().map_err(disk("see the room for the file"))?;
         let short = needed.saturating_add(self.shared.reserve).saturating_sub(free);
         if needed > 0 && short > 0 {
             return Err(ItemsError::StorageFull { item, short });
         }
-        match folder.create(manifest) {
+        match folder.create(manifest, &places) {
             Err(error) if is_full(&error) => return Err(ItemsError::StorageFull { item, short: needed.max(1) }),
             made => made.map_err(disk("make the file"))?,
         }
-        self.take(item, "read the new file")
+        let holding = match known {
+            Some((holding, _)) => holding,
+            None => self.take(item, "read the new file")?,
+        };
+        if part.is_none() {
+            self.shared.change(|list| list.get_mut(&item).map(|entry| entry.reserved = true));
+        }
+        Ok(holding)
     }
 
     fn write(&mut self, item: ItemId, index: ChunkIndex, sealed: Bytes) -> Result<(), ItemsError> {
@@ -220,7 +260,8 @@ impl Writer {
         let Loaded { manifest, holding, hashed } = loaded.ok_or(ItemsError::Unknown(item))?;
         self.shared.reader.count_hashed(hashed);
         self.shared.reader.forget(&item);
-        let entry = Entry { manifest: Arc::new(manifest), holding: holding.clone() };
+        let reserved = self.shared.folder.allocated_bytes(&item) >= manifest.geometry().sealed_len();
+        let entry = Entry { manifest: Arc::new(manifest), holding: holding.clone(), reserved };
         self.shared.change(|list| list.insert(item, entry));
         Ok(holding)
     }
@@ -305,6 +346,13 @@ fn seal_items(folder: &Folder, items: &[(ItemId, Behind, Holding)]) {
             tracing::error!(%item, %error, "what was written could not be made durable");
         }
     }
+}
+
+/// Where these chunks lie in the file; none if the item has no such chunks.
+fn bytes_of(geometry: &Geometry, chunks: &Range<u32>) -> Option<Range<u64>> {
+    let first = geometry.chunk(chunks.start)?;
+    let last = geometry.chunk(chunks.end.checked_sub(1)?)?;
+    Some(geometry.chunk_range(first).start..geometry.chunk_range(last).end)
 }
 
 fn is_full(error: &io::Error) -> bool {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use swarm_proto::pb::tracker::{
-    HoldingChange, ItemHolding, Report, ShareUse, SharesUsed, Stall, Traffic, TrafficRow, report,
+    HoldingChange, ItemHolding, ProofAnswer, Report, ShareUse, SharesUsed, Stall, Traffic, TrafficRow, report,
 };
 use swarm_proto::peer::uploads::Told;
 use swarm_proto::time::Utc;
@@ -38,6 +38,9 @@ const MAX_USES: usize = 16_384;
 /// Stalled sources to report.
 const MAX_STALLS: usize = 256;
 
+/// Answers to challenges. The tracker waits for one at a time; older ones have come too late.
+const MAX_PROOFS: usize = 4;
+
 #[derive(Clone, Default)]
 pub(super) struct Outbox(Arc<Shared>);
 
@@ -60,6 +63,7 @@ struct Waiting {
     settled_until: Option<u64>,
     /// Everything sent under shares has been put in since the stream began.
     shares_complete: bool,
+    proofs: VecDeque<ProofAnswer>,
 }
 
 impl Outbox {
@@ -85,16 +89,18 @@ impl Outbox {
         let mut waiting = self.waiting();
         let shares_complete = waiting.shares_complete;
         let emptied = Waiting { taken: Some(Instant::now()), shares_complete, ..Waiting::default() };
-        let Waiting { holdings, traffic, stalls, shares, settled_until, .. } =
+        let Waiting { holdings, traffic, stalls, proofs, shares, settled_until, .. } =
             std::mem::replace(&mut *waiting, emptied);
         drop(waiting);
         let holdings =
             holdings.into_values().map(|holding| report::Report::Holding(HoldingChange { holding: Some(holding) }));
         let stalls = stalls.into_iter().map(report::Report::Stall);
+        let proofs = proofs.into_iter().map(report::Report::Proof);
         let rows: Vec<TrafficRow> = traffic.into_values().collect();
         let traffic = rows.chunks(ROWS_PER_REPORT).map(|rows| report::Report::Traffic(Traffic { rows: rows.to_vec() }));
         let shares = shares_used(shares, settled_until.filter(|_| shares_complete)).map(report::Report::SharesUsed);
-        holdings.chain(stalls).chain(traffic).chain(shares).map(|report| Report { report: Some(report) }).collect()
+        let reports = holdings.chain(proofs).chain(stalls).chain(traffic).chain(shares);
+        reports.map(|report| Report { report: Some(report) }).collect()
     }
 
     /// Takes what a seed has sent under shares; `everything` if it leaves nothing out.
@@ -152,6 +158,12 @@ impl Waiting {
             // That they are settled is said anew on the next stream.
             report::Report::SharesUsed(used) => {
                 used.uses.into_iter().for_each(|it| self.add_use(it.serial, it.sent_bytes));
+            }
+            report::Report::Proof(proof) => {
+                if self.proofs.len() == MAX_PROOFS {
+                    self.proofs.pop_front();
+                }
+                self.proofs.push_back(proof);
             }
             report::Report::Holding(_) | report::Report::Hello(_) | report::Report::Heartbeat(_) => {}
         }

@@ -55,6 +55,23 @@ async fn folder_holds_three_files_for_an_item_and_none_after_its_removal() {
 }
 
 #[tokio::test]
+async fn part_of_an_item_takes_room_for_that_part_and_the_whole_for_the_whole() {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let (root, made) = (folder(), item(40 * MIB, 1));
+    let (id, items) = (made.manifest.item(), open(root.path()));
+    let allocated = || fs::metadata(file(root.path(), &made, "item")).expect("a file").blocks() * 512;
+    let manifest = made.manifest.clone();
+    items.reserve_part(id, manifest.clone(), std::iter::once(0..4).collect()).await.expect("there is room");
+    assert!(!items.is_reserved(&id));
+    assert!(allocated() <= 5 * MIB as u64, "{}", allocated());
+    items.reserve(id, manifest).await.expect("there is room");
+    assert!(items.is_reserved(&id));
+    let len = fs::metadata(file(root.path(), &made, "item")).expect("a file").len();
+    assert_eq!(len, made.manifest.geometry().sealed_len());
+}
+
+#[tokio::test]
 async fn removal_right_after_a_write_leaves_nothing_behind() {
     let (root, made) = (folder(), item(3 * MIB, 1));
     let items = open(root.path());

@@ -167,6 +167,7 @@ impl Swarm {
             net: net::Config { silence: config.silence, ..net::Config::of(&net).expect("good addresses") },
             transfers: config::Transfers::default(),
             uploads: config.uploads,
+            preload: config.preload,
         };
         let engine = engine::spawn(deps).await.expect("loopback can be listened on");
         Node { device, kind, engine, items, identity, store, folder }
@@ -247,6 +248,7 @@ struct NodeConfig {
     bootstrap: Vec<String>,
     silence: Duration,
     uploads: config::Uploads,
+    preload: config::Preload,
 }
 
 impl Default for NodeConfig {
@@ -256,6 +258,7 @@ impl Default for NodeConfig {
             bootstrap: Vec::new(),
             silence: Duration::from_secs(10),
             uploads: config::Uploads::default(),
+            preload: config::Preload::default(),
         }
     }
 }
@@ -272,7 +275,7 @@ impl Node {
     }
 
     async fn want(&self, films: &[&Film]) {
-        let wanted = films.iter().map(|film| Wanted { item: film.item, geometry: film.geometry() }).collect();
+        let wanted = films.iter().map(|film| Wanted::queued(film.item, film.geometry())).collect();
         self.engine.set_wanted(wanted).await;
     }
 
@@ -761,4 +764,52 @@ async fn ten_thousand_questions_of_a_stranger_leave_the_node_serving_others() {
     swarm.plan(&asker, &film, &[&seed.source()]).await;
     let (served, _) = tokio::join!(timeout(PATIENCE, served), asker.until_complete(&film));
     assert_eq!(served.expect("in time"), 0, "no ticket, no answer");
+}
+
+fn starts(film: &Film) -> Wanted {
+    let skip = std::iter::once(16..film.geometry().n_chunks()).collect();
+    Wanted { class: TicketClass::Preload, skip, ..Wanted::queued(film.item, film.geometry()) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beginning_of_a_film_takes_no_more_room_than_it_needs_and_the_rest_comes_when_it_is_queued() {
+    let mut swarm = Swarm::new(31);
+    let film = swarm.film(18 * CHUNK_BYTES);
+    let seed = swarm.node(DeviceKind::Seed, NodeConfig::default()).await;
+    let near = swarm.node(DeviceKind::Box, NodeConfig::default()).await;
+    seed.listening().await;
+    seed.hold(&film, 0..18).await;
+    near.engine.set_wanted(vec![starts(&film)]).await;
+    swarm.plan(&near, &film, &[&seed.source()]).await;
+    near.until(&film, |item| item.chunks_held == 16 && item.reason.contains("beginning")).await;
+    assert!(!near.items.is_reserved(&film.item));
+    let beyond = film.geometry().chunk(17).expect("it has eighteen");
+    let waited = timeout(PATIENCE, near.engine.chunk(film.item, beyond)).await.expect("in time");
+    assert_eq!(waited, Err(engine::ChunkWait::NotWanted), "a player does not wait for what nobody fetches");
+
+    near.want(&[&film]).await;
+    swarm.plan(&near, &film, &[&seed.source()]).await;
+    near.until(&film, |item| item.state == ItemState::Available).await;
+    assert!(near.items.is_reserved(&film.item));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_queued_comes_while_preloads_have_used_up_their_quota() {
+    let mut swarm = Swarm::new(32);
+    let (preload, queued) = (swarm.film(2 * CHUNK_BYTES), swarm.film(3 * CHUNK_BYTES));
+    let config = NodeConfig { preload: config::Preload { max_percent: 0 }, ..NodeConfig::default() };
+    let (seed, near) =
+        (swarm.node(DeviceKind::Seed, NodeConfig::default()).await, swarm.node(DeviceKind::Box, config).await);
+    seed.listening().await;
+    seed.hold(&preload, 0..2).await;
+    seed.hold(&queued, 0..3).await;
+    let in_case = Wanted { class: TicketClass::Preload, ..Wanted::queued(preload.item, preload.geometry()) };
+    near.engine.set_wanted(vec![Wanted::queued(queued.item, queued.geometry()), in_case]).await;
+    for film in [&preload, &queued] {
+        swarm.plan(&near, film, &[&seed.source()]).await;
+    }
+    near.until_complete(&queued).await;
+    let paused = near.until(&preload, |item| item.state == ItemState::Paused).await;
+    assert!(paused.reason.contains("preloads"), "{}", paused.reason);
+    assert!(near.items.holding(&preload.item).is_none(), "no room is taken before it is allowed");
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use daemon::exit::{Exit, Failure};
 use daemon::shutdown::Shutdown;
 use daemon::store::{Memory, Store};
+use peer_node::assignments::Assignments;
 use peer_node::catalog::Catalog;
 use peer_node::config;
 use peer_node::identity::{Enrolment, Identity};
@@ -15,6 +16,7 @@ use peer_node::wishes::Queue;
 use swarm_proto::id::ItemId;
 use swarm_proto::pb::tracker as pb;
 use swarm_proto::pb::tracker::{notice, report};
+use swarm_proto::ticket::TicketClass;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -65,6 +67,7 @@ async fn device(tracker: &FakeTracker, url: &str) -> Device {
         items: items.clone(),
         catalog: catalog.clone(),
         queue: queue.clone(),
+        assignments: Assignments::open(store.clone()).await.unwrap(),
         store: store.clone(),
         shutdown: shutdown.clone(),
     };
@@ -167,6 +170,7 @@ async fn reports_made_while_the_tracker_was_away_arrive_when_it_is_back() {
             TrackerNotice::PinnedSeeds(_) => "seeds",
             TrackerNotice::Plan(_) => "plan",
             TrackerNotice::Revoked(_) => "revoked",
+            TrackerNotice::Challenge(_) => "challenge",
         });
     }
     assert_eq!(heard, ["seeds", "up", "down", "seeds", "up"]);
@@ -176,8 +180,10 @@ async fn reports_made_while_the_tracker_was_away_arrive_when_it_is_back() {
 async fn question_to_an_absent_tracker_fails_at_once() {
     let tracker = FakeTracker::new(1);
     let device = device(&tracker, "http://127.0.0.1:9").await;
-    let asked =
-        timeout(Duration::from_secs(5), device.link.assign_sources(ItemId::from_bytes([1; 32]), Vec::new(), false));
+    let asked = timeout(
+        Duration::from_secs(5),
+        device.link.assign_sources(ItemId::from_bytes([1; 32]), Vec::new(), TicketClass::Queued),
+    );
     let failure = Failure::of(&asked.await.expect("fast").unwrap_err());
     assert_eq!((failure.exit, failure.code.as_ref()), (Exit::Unreachable, "E-TRACKER-01"));
 }
@@ -187,7 +193,11 @@ async fn plan_is_of_the_item_that_was_asked_for() {
     let (tracker, serving) = served(1);
     let device = device(&tracker, &serving.url()).await;
     until_up(&device, true).await;
-    let plan = device.link.assign_sources(ItemId::from_bytes([7; 32]), Vec::from([0..1, 2..3]), true).await.unwrap();
+    let plan = device
+        .link
+        .assign_sources(ItemId::from_bytes([7; 32]), Vec::from([0..1, 2..3]), TicketClass::Playing)
+        .await
+        .unwrap();
     assert_eq!((plan.item, plan.waiting.as_str()), (vec![7; 32], "no source holds it yet"));
 }
 

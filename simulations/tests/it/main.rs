@@ -2,6 +2,7 @@
 
 mod browser;
 mod demo;
+mod keeping;
 mod processes;
 mod queue;
 mod repository;

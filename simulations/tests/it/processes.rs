@@ -1,4 +1,5 @@
-//! A small swarm of real processes for tests: tracker, keyserver, one seed, one box. All of it ends with the test.
+//! A small swarm of real processes for tests: tracker, keyserver, one seed, one box, and whoever joins them. All of it
+//! ends with the test.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ const ANY_NET: &str = "net.listen=[\"/ip4/127.0.0.1/tcp/0\"]";
 pub(crate) struct Swarm {
     pub(crate) tracker: Program,
     pub(crate) box_: Program,
-    seed: Program,
+    pub(crate) seed: Program,
     _keyserver: Program,
     publisher_key: String,
     folder: tempfile::TempDir,
@@ -59,16 +60,14 @@ impl Swarm {
         for server in [&tracker, &keyserver] {
             server.says(&["publisher", "add", &id, "--name", "Studio"]);
         }
-        let device = |name: &'static str, kind: &str, rate: &str| {
-            tracker.says(&["customer", "add", name]);
-            let code = text(&tracker.says(&["device", "invite", name, "--kind", kind]), "code");
-            let mut device = Program::new("peer-node", folder.path(), name);
-            device.says(&["enrol", &code, "--tracker", &tracker.url, "--name", name]);
-            device.run(&[ANY_PORT, ANY_NET, &format!("transfers.rate={rate}")]);
-            device
-        };
-        let (seed, box_) = (device("seed", "seed", "unlimited"), device("box", "box", rate));
+        let seed = device(&tracker, folder.path(), "seed", "seed", &[]);
+        let box_ = device(&tracker, folder.path(), "box", "box", &[&format!("transfers.rate={rate}")]);
         Swarm { tracker, box_, seed, _keyserver: keyserver, publisher_key, folder }
+    }
+
+    /// One more device, of a customer of its own.
+    pub(crate) fn join(&self, name: &'static str, kind: &str) -> Program {
+        device(&self.tracker, self.folder.path(), name, kind, &[])
     }
 
     /// Who the seed is and where it listens.
@@ -86,27 +85,27 @@ impl Swarm {
         self.seed.run(&[ANY_PORT, ANY_NET]);
     }
 
-    /// Publishes so many MiB that nobody can guess.
-    pub(crate) fn publish(&self, name: &str, mib: u64) {
+    /// Publishes so many MiB that nobody can guess. Answers the item.
+    pub(crate) fn publish(&self, name: &str, mib: u64) -> String {
         let file = self.folder.path().join(format!("{name}.bin"));
         let mut noise = blake3::Hasher::new_derive_key("reelswarm tests noise").update(name.as_bytes()).finalize_xof();
         let mut bytes = vec![0; usize::try_from(mib << 20).expect("a small file")];
         noise.fill(&mut bytes);
         std::fs::write(&file, bytes).expect("the file is written");
         let (file, key) = (file.to_string_lossy(), &self.publisher_key);
-        self.seed.says(&["publish", &file, "--title", name, "--offer", "rent:2.99EUR:48h", "--publisher-key", key]);
+        let offer = ["--offer", "rent:2.99EUR:48h", "--publisher-key", key];
+        let args = [&["publish", &file, "--title", name], offer.as_slice()].concat();
+        text(&self.seed.says(&args), "item")
     }
 
     /// What the box says of a title; nothing while it does not know it.
     pub(crate) fn title(&self, name: &str) -> Value {
-        let status = self.box_.says(&["status"]);
-        let titles = status["titles"].as_array().expect("a status lists titles");
-        titles.iter().find(|title| title["name"] == name).cloned().unwrap_or_default()
+        self.box_.title(name)
     }
 
-    /// Looks at a title until it is as wished for.
+    /// Looks at a title of the box until it is as wished for.
     pub(crate) fn until(&self, name: &str, what: &str, good: impl Fn(&Value) -> bool) -> Value {
-        self.eventually(what, || Some(self.title(name)).filter(&good))
+        self.box_.until(name, what, good)
     }
 
     /// Asks again and again until there is an answer.
@@ -122,6 +121,29 @@ impl Swarm {
     }
 }
 
+/// Invites, enrols and starts a device.
+fn device(tracker: &Program, folder: &Path, name: &'static str, kind: &str, settings: &[&str]) -> Program {
+    tracker.says(&["customer", "add", name]);
+    let code = text(&tracker.says(&["device", "invite", name, "--kind", kind]), "code");
+    let mut device = Program::new("peer-node", folder, name);
+    device.says(&["enrol", &code, "--tracker", &tracker.url, "--name", name]);
+    device.run(&[&[ANY_PORT, ANY_NET], settings].concat());
+    device
+}
+
+/// Looks until something is as wished for.
+pub(crate) fn poll<T: std::fmt::Debug>(what: &str, mut look: impl FnMut() -> T, good: impl Fn(&T) -> bool) -> T {
+    let begun = Instant::now();
+    loop {
+        let seen = look();
+        if good(&seen) {
+            return seen;
+        }
+        assert!(begun.elapsed() < SOON, "waited for {what}: {seen:#?}");
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
 impl Program {
     fn new(role: &'static str, folder: &Path, name: &str) -> Program {
         Program { role, data: folder.join(name), url: String::new(), child: None }
@@ -133,7 +155,7 @@ impl Program {
     }
 
     /// `kill -9`.
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             // It may have ended already.
             let _ = child.kill();
@@ -154,6 +176,28 @@ impl Program {
             command.env_remove(name);
         }
         command
+    }
+
+    /// What a device says of a title; nothing while it does not know it.
+    pub(crate) fn title(&self, name: &str) -> Value {
+        let status = self.says(&["status"]);
+        let titles = status["titles"].as_array().expect("a status lists titles");
+        titles.iter().find(|title| title["name"] == name).cloned().unwrap_or_default()
+    }
+
+    /// Looks at a title of a device until it is as wished for.
+    pub(crate) fn until(&self, name: &str, what: &str, good: impl Fn(&Value) -> bool) -> Value {
+        poll(what, || self.title(name), good)
+    }
+
+    /// Whether a device has a file for an item.
+    pub(crate) fn has_file_of(&self, item: &str) -> bool {
+        self.data.join("items").join(format!("{item}.item")).exists()
+    }
+
+    /// Starts a device again with these settings.
+    pub(crate) fn start_again(&mut self, settings: &[&str]) {
+        self.run(&[&[ANY_PORT, ANY_NET], settings].concat());
     }
 
     /// Starts the daemon and waits until it is ready.
@@ -184,13 +228,18 @@ impl Program {
 
     /// The last JSON object that a command prints.
     pub(crate) fn says(&self, args: &[&str]) -> Value {
+        let last = self.lists(args).pop();
+        last.unwrap_or_else(|| panic!("{} {args:?} printed no JSON", self.role))
+    }
+
+    /// Every JSON object that a command prints, one a line.
+    pub(crate) fn lists(&self, args: &[&str]) -> Vec<Value> {
         let output = self.command().args(args).arg("--json").arg("--data").arg(&self.data).output();
         let output = output.expect("the command runs");
         let complaint = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{} {args:?}: {complaint}", self.role);
         let printed = String::from_utf8_lossy(&output.stdout);
-        let last = printed.lines().filter_map(|line| serde_json::from_str(line).ok()).next_back();
-        last.unwrap_or_else(|| panic!("{} {args:?} printed no JSON: {printed}", self.role))
+        printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 }
 

@@ -54,6 +54,11 @@ impl News {
         told.due = Some(told.due.map_or(due, |earlier| earlier.min(due)));
     }
 
+    /// An item was deleted, and that has been told.
+    pub fn handle_gone(&mut self, item: &ItemId) {
+        self.items.remove(item);
+    }
+
     /// When [`News::poll_item`] has something.
     pub fn poll_timeout(&self) -> Option<Mono> {
         self.items.values().filter_map(|told| told.due).min()
@@ -121,6 +126,14 @@ mod tests {
     fn news_of_a_fast_item_come_in_sixteen_steps() {
         let told = told(100);
         assert_eq!(told.len(), 17, "{told:?}");
+    }
+
+    #[test]
+    fn what_was_deleted_and_told_is_not_told_again() {
+        let mut news = News::new();
+        news.handle_changed(at(0), ITEM, 5, 160);
+        news.handle_gone(&ITEM);
+        assert_eq!((news.poll_timeout(), news.poll_item(at(0), |_| 0)), (None, None));
     }
 
     #[test]

@@ -526,6 +526,10 @@ impl Transfers {
                 continue;
             }
             self.order.push(w.item);
+            if self.items.get(&w.item).is_some_and(|transfer| transfer.skip != w.skip) {
+                // Another part of it is meant: it begins anew with what the disk holds.
+                self.forget(now, w.item);
+            }
             if !self.items.contains_key(&w.item) && !w.is_complete() {
                 self.memories.retain(|(item, _)| *item != w.item);
                 self.items.insert(w.item, Box::new(Transfer::new(now, w)));
@@ -685,6 +689,28 @@ impl Transfers {
     /// The disk has no room. It is tried again after a while.
     pub fn handle_paused(&mut self, now: Now, item: ItemId, why: String) {
         self.pause(now, item, why);
+        self.advance(now);
+    }
+
+    /// An item is fetched for another reason than before: what was planned and what it was kept waiting for may not
+    /// hold any more.
+    pub fn handle_reclassed(&mut self, now: Now, item: ItemId) {
+        if let Some(transfer) = self.items.get_mut(&item) {
+            if transfer.closed {
+                transfer.open(now.mono);
+            }
+            transfer.plan_due = now.mono;
+        }
+        self.advance(now);
+    }
+
+    /// There may be room on the disk now: what is paused is tried again at once.
+    pub fn handle_room(&mut self, now: Now) {
+        for transfer in self.items.values_mut() {
+            if let Stage::Paused { until, .. } = &mut transfer.stage {
+                *until = now.mono;
+            }
+        }
         self.advance(now);
     }
 

@@ -293,6 +293,13 @@ impl Accounts {
         all
     }
 
+    /// These devices are gone with their customer: no pair and no mismatch names them any more. Sums name nobody.
+    pub fn forget_devices(&mut self, gone: &BTreeSet<DeviceId>) {
+        let names_nobody = |(sender, receiver, _): &PairKey| !gone.contains(sender) && !gone.contains(receiver);
+        self.pairs.retain(|key, _| names_nobody(key));
+        self.mismatches.retain(|key, _| names_nobody(key));
+    }
+
     /// What a sum has come to; none: it is forgotten.
     pub fn totals(&self, slot: &Slot) -> Option<&Totals> {
         self.slots.get(slot)
@@ -487,6 +494,21 @@ mod tests {
             found.iter().map(of).collect::<Vec<_>>(),
             [(device(2), device(1), 100, 500), (device(3), device(4), 50, 0)]
         );
+    }
+
+    #[test]
+    fn nothing_names_the_devices_of_a_customer_who_is_gone() {
+        let mut accounts = Accounts::default();
+        let north = site("north");
+        for (device_no, row) in [(1, sent(2, 50 * MIB)), (3, sent(4, 50 * MIB))] {
+            accounts.handle_report(at(0), device(device_no), &north, &[row]);
+        }
+        accounts.handle_timeout(at(600));
+        accounts.handle_report(at(700), device(4), &north, &[received(1, SourceKind::SameSite, 7, 0)]);
+        accounts.forget_devices(&BTreeSet::from([device(1)]));
+        assert_eq!(accounts.mismatches().iter().map(|it| it.sender).collect::<Vec<_>>(), [device(3)]);
+        assert!(accounts.pairs.is_empty());
+        assert_eq!(accounts.total(at(700).utc, at(0).utc).all().verified_bytes, 7, "sums name nobody and stay");
     }
 
     #[test]

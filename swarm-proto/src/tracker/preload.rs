@@ -43,6 +43,15 @@ impl Extent {
     }
 }
 
+/// What somebody wants to wait in a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// How much of the title.
+    pub extent: Extent,
+    /// On which part of the site's boxes, in per cent: 1 to 100.
+    pub share_percent: u8,
+}
+
 /// A title that shall wait on boxes of a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
@@ -50,16 +59,14 @@ pub struct Target {
     pub item: ItemId,
     /// Its sizes.
     pub geometry: Geometry,
-    /// How much of it.
-    pub extent: Extent,
-    /// On which part of the site's boxes, in per cent.
-    pub share_percent: u8,
+    /// How much of it, on how many boxes.
+    pub wanted: Wanted,
 }
 
 impl Target {
     /// On how many of so many boxes.
     pub fn boxes(&self, of: usize) -> usize {
-        (of * usize::from(self.share_percent)).div_ceil(100)
+        (of * usize::from(self.wanted.share_percent)).div_ceil(100)
     }
 }
 
@@ -91,7 +98,7 @@ pub trait Site {
     fn boxes(&self) -> Vec<Candidate>;
     /// Boxes of the site that have something of this, and how much, those not believed left out.
     fn holders(&self, item: &ItemId, extent: Extent) -> Vec<(DeviceId, Has)>;
-    /// Whether it is not to be placed on this box, which has said no or has lied about it.
+    /// Whether it is not to be placed on this box, which has said no, has lied about it or may not have it.
     fn declines(&self, device: &DeviceId, item: &ItemId) -> bool;
     /// Price of bringing a byte of it here from where it is to be had most cheaply.
     fn cost(&self, item: &ItemId) -> u32;
@@ -141,13 +148,13 @@ pub fn plan(
     let boxes = site.boxes();
     let told_before: BTreeSet<(DeviceId, ItemId)> =
         before.iter().flat_map(|(device, list)| list.iter().map(|(item, _)| (*device, *item))).collect();
-    let holders = |target: &Target| site.holders(&target.item, target.extent).into_iter().collect();
+    let holders = |target: &Target| site.holders(&target.item, target.wanted.extent).into_iter().collect();
     let holders: Vec<BTreeMap<DeviceId, Has>> = targets.iter().map(holders).collect();
 
     let mut preloaded: BTreeMap<DeviceId, u64> = BTreeMap::new();
     for (target, has) in targets.iter().zip(&holders) {
         for device in has.keys().filter(|device| told_before.contains(&(**device, target.item))) {
-            *preloaded.entry(*device).or_default() += target.extent.bytes(&target.geometry);
+            *preloaded.entry(*device).or_default() += target.wanted.extent.bytes(&target.geometry);
         }
     }
     let room_of = |it: &Candidate| Room::of(it, preloaded.get(&it.device).copied().unwrap_or(0), box_share_percent);
@@ -156,7 +163,7 @@ pub fn plan(
     let mut plan = Plan { boxes: boxes.len(), ..Plan::default() };
     for (target, has) in targets.iter().zip(&holders) {
         let mut outcome = Outcome { wanted: target.boxes(boxes.len()), ..Outcome::default() };
-        let bytes = target.extent.bytes(&target.geometry);
+        let bytes = target.wanted.extent.bytes(&target.geometry);
         for device in settled_first(target, &boxes, has, &told_before).into_iter().take(outcome.wanted) {
             let room = rooms.get_mut(&device).expect("a box of the site has a room");
             if room.items >= MAX_ITEMS_PER_BOX || site.declines(&device, &target.item) {
@@ -193,7 +200,7 @@ pub fn plan(
         outcome.bytes = bytes.saturating_mul(outcome.fetching.len() as u64);
         outcome.cost = outcome.bytes.saturating_mul(u64::from(site.cost(&target.item)));
         for device in outcome.have.union(&outcome.fetching) {
-            plan.lists.entry(*device).or_default().push((target.item, target.extent));
+            plan.lists.entry(*device).or_default().push((target.item, target.wanted.extent));
         }
         plan.outcomes.push(outcome);
     }
@@ -249,7 +256,11 @@ mod tests {
 
     /// Of 100 MiB.
     fn target(n: u8, extent: Extent, share_percent: u8) -> Target {
-        Target { item: item(n), geometry: Geometry::of_sealed(100 * MIB).unwrap(), extent, share_percent }
+        Target {
+            item: item(n),
+            geometry: Geometry::of_sealed(100 * MIB).unwrap(),
+            wanted: Wanted { extent, share_percent },
+        }
     }
 
     #[derive(Default)]

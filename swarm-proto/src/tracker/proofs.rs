@@ -105,19 +105,21 @@ pub enum Action {
 
 /// A device that could answer.
 #[derive(Debug, Clone)]
-pub struct Holder<'a> {
+pub struct Holder {
     /// Who.
     pub device: DeviceId,
     /// What it is there for: seeds are the better witnesses.
     pub kind: DeviceKind,
     /// What it says to hold.
-    pub holding: &'a Holding,
+    pub holding: Holding,
 }
 
 /// What the machine must know of devices when it chooses whom to ask.
 pub trait World {
-    /// Who is here and holds something of this item.
-    fn holders_here(&self, item: &ItemId) -> Vec<Holder<'_>>;
+    /// This device, if it is here and holds something of this item.
+    fn holder_here(&self, device: &DeviceId, item: &ItemId) -> Option<Holder>;
+    /// Some of those who are here and hold something of this item; a few dozen are enough.
+    fn holders_here(&self, item: &ItemId) -> Vec<Holder>;
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -306,21 +308,20 @@ impl Proofs {
 
     /// Asks a device and a witness about a chunk that both say to hold; false if that cannot be done now.
     fn begin(&mut self, now: Now, world: &impl World, device: DeviceId, item: ItemId) -> bool {
-        let holders = world.holders_here(&item);
-        let Some(suspect) = holders.iter().find(|it| it.device == device) else { return false };
-        if self.busy.contains_key(&device) {
+        let Some(suspect) = world.holder_here(&device, &item).filter(|_| !self.busy.contains_key(&device)) else {
             return false;
-        }
+        };
+        let holders = world.holders_here(&item);
         let others =
             holders.iter().filter(|it| it.device != device && it.holding.n_chunks() == suspect.holding.n_chunks());
-        let mut best: Option<(&Holder<'_>, Holding)> = None;
+        let mut best: Option<(&Holder, Holding)> = None;
         for other in others.take(WITNESSES) {
             let is_free = !self.busy.contains_key(&other.device) && !self.is_doubted(&other.device, &item);
-            let both = suspect.holding.intersection(other.holding);
+            let both = suspect.holding.intersection(&other.holding);
             if !is_free || both.is_empty() {
                 continue;
             }
-            let better = |best: &Holder<'_>| best.kind != DeviceKind::Seed && other.kind == DeviceKind::Seed;
+            let better = |best: &Holder| best.kind != DeviceKind::Seed && other.kind == DeviceKind::Seed;
             if best.as_ref().is_none_or(|(best, _)| better(best)) {
                 best = Some((other, both));
             }

@@ -365,6 +365,11 @@ impl Repositories {
         self.seeds.contains_key(device)
     }
 
+    /// Whether a seed shall hold an item.
+    pub fn is_assigned(&self, seed: &DeviceId, item: &ItemId) -> bool {
+        self.seeds.get(seed).is_some_and(|it| it.assigned.contains_key(item))
+    }
+
     /// Whether a seed is giving up its copies.
     pub fn is_draining(&self, seed: &DeviceId) -> bool {
         self.seeds.get(seed).is_some_and(|it| it.draining)

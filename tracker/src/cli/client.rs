@@ -10,7 +10,9 @@ use swarm_proto::pb::tracker::customers_client::CustomersClient;
 use swarm_proto::pb::tracker::devices_client::DevicesClient;
 use swarm_proto::pb::tracker::operator_client::OperatorClient;
 use swarm_proto::pb::tracker::plans_client::PlansClient;
+use swarm_proto::pb::tracker::preload_client::PreloadClient;
 use swarm_proto::pb::tracker::queue_client::QueueClient;
+use swarm_proto::pb::tracker::repositories_client::RepositoriesClient;
 use swarm_proto::pb::tracker::sites_client::SitesClient;
 use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
@@ -36,6 +38,8 @@ pub(super) struct Tracker {
     pub(super) queue: QueueClient<InterceptedService<Channel, Bearer>>,
     pub(super) accounts: AccountsClient<InterceptedService<Channel, Bearer>>,
     pub(super) sites: SitesClient<InterceptedService<Channel, Bearer>>,
+    pub(super) repositories: RepositoriesClient<InterceptedService<Channel, Bearer>>,
+    pub(super) preload: PreloadClient<InterceptedService<Channel, Bearer>>,
 }
 
 impl Tracker {
@@ -57,6 +61,8 @@ impl Tracker {
             queue: QueueClient::new(bearer()),
             accounts: AccountsClient::new(bearer()).max_decoding_message_size(MAX_ANSWER_BYTES),
             sites: SitesClient::new(bearer()).max_decoding_message_size(MAX_ANSWER_BYTES),
+            repositories: RepositoriesClient::new(bearer()),
+            preload: PreloadClient::new(bearer()),
         })
     }
 

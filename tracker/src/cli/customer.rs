@@ -6,7 +6,7 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use clap::{Args, Subcommand};
 use daemon::exit::{Exit, Failure};
 use serde::Serialize;
-use swarm_proto::id::{AccountId, DeviceId, ItemId};
+use swarm_proto::id::{AccountId, DeviceId, ItemId, TitleId};
 use swarm_proto::pb::tracker as pb;
 use swarm_proto::time::Utc;
 
@@ -252,6 +252,7 @@ struct Document {
     devices: Vec<ExportedDevice>,
     invitations: Vec<ExportedInvitation>,
     queue: Vec<Queued>,
+    deliveries: Vec<ExportedDelivery>,
     elsewhere: &'static str,
 }
 
@@ -270,6 +271,14 @@ struct ExportedHolding {
     item: ItemId,
     chunks: u32,
     n_chunks: u32,
+}
+
+#[derive(Serialize)]
+struct ExportedDelivery {
+    title: TitleId,
+    name: String,
+    device: DeviceId,
+    delivered: String,
 }
 
 #[derive(Serialize)]
@@ -309,11 +318,16 @@ async fn export(tracker: &mut Tracker, customer: &str) -> anyhow::Result<Exit> {
         let used_by = if it.used_by.is_empty() { None } else { Some(id(&it.used_by)?) };
         Ok(ExportedInvitation { site: it.site, expires: Utc::from_millis(it.expires_utc_ms).to_string(), used_by })
     };
+    let delivery = |it: pb::DeliveredTitle| {
+        let delivered = Utc::from_millis(it.delivered_utc_ms).to_string();
+        Ok(ExportedDelivery { title: id(&it.title)?, name: it.name, device: id(&it.device)?, delivered })
+    };
     let document = Document {
         customer: Customer::of(first.customer.unwrap_or_default())?,
         devices: devices.into_values().collect(),
         invitations: collect(first.invitations, invitation)?,
         queue: entries(first.queue)?,
+        deliveries: collect(first.deliveries, delivery)?,
         elsewhere: ELSEWHERE,
     };
     let mut out = std::io::stdout().lock();
@@ -342,6 +356,7 @@ struct Deleted {
     invitations: u32,
     queue_entries: u32,
     holdings: u64,
+    deliveries: u32,
     kept_elsewhere: &'static str,
 }
 
@@ -366,14 +381,15 @@ async fn delete(
         invitations: gone.invitations,
         queue_entries: gone.queue_entries,
         holdings: gone.holdings,
+        deliveries: gone.deliveries,
         kept_elsewhere: ELSEWHERE,
     };
     global.print(&deleted, || {
-        let Deleted { name, devices, invitations, queue_entries, holdings, .. } = &deleted;
+        let Deleted { name, devices, invitations, queue_entries, holdings, deliveries, .. } = &deleted;
         let word = if dry_run { "would go" } else { "is gone" };
         format!(
             "{name} {word}: {devices} devices with what is known of {holdings} items on them, {invitations} \
-             invitations, {queue_entries} titles in the queue\n{ELSEWHERE}\n"
+             invitations, {queue_entries} titles in the queue, {deliveries} deliveries\n{ELSEWHERE}\n"
         )
     })
 }

@@ -42,7 +42,8 @@ impl Swarm for Service {
         let from = auth::address_of(&request)?;
         let message = request.into_inner();
         let item = convert::id("item", &message.item).map_err(convert::bad)?;
-        let plan = self.0.state.assign(device, from, item, message.missing, message.playing).await;
+        let class = convert::class(message.class, message.playing).map_err(convert::bad)?;
+        let plan = self.0.state.assign(device, from, item, message.missing, class).await;
         plan.map(Response::new).map_err(refusal::status)
     }
 }

@@ -3,12 +3,13 @@
 //! Sums are written a little later, together: what was reported within the last seconds is lost with `kill -9`.
 
 use daemon::exit::Failure;
-use swarm_proto::id::DeviceId;
+use swarm_proto::id::{DeviceId, SiteId};
 use swarm_proto::invalid::Invalid;
 use swarm_proto::membership::DeviceKind;
 use swarm_proto::pb::tracker as pb;
 use swarm_proto::time::{Now, Utc};
 use swarm_proto::tracker::accounts::{Row, Slot, SourceKind, Sums};
+use swarm_proto::tracker::sites::Site;
 
 use super::{FLUSH_AFTER, Handle, State};
 use crate::convert;
@@ -86,8 +87,15 @@ impl State {
             (DeviceKind::Seed, ..) => SourceKind::Seed,
             (DeviceKind::Box, true, true) => SourceKind::SameHome,
             (DeviceKind::Box, true, false) => SourceKind::SameSite,
+            (DeviceKind::Box, false, _) if self.is_same_isp(&here.site, &there.site) => SourceKind::SameIsp,
             (DeviceKind::Box, false, _) => SourceKind::Elsewhere,
         }
+    }
+
+    /// Whether two sites were said to belong to one ISP.
+    fn is_same_isp(&self, one: &SiteId, other: &SiteId) -> bool {
+        let isp = |site| self.gate.site(site).map(Site::isp).filter(|isp| !isp.is_empty());
+        isp(one).is_some_and(|label| isp(other) == Some(label))
     }
 
     /// Since the store began, for the page and for machines.

@@ -38,7 +38,7 @@ impl Handle {
         account: AccountId,
         after: Option<(DeviceId, ItemId)>,
     ) -> Result<pb::CustomerExport, Failure> {
-        self.look(move |state, _| state.export_customer(&account, after)).await
+        self.ask(move |state, _| state.export_customer(account, after).boxed()).await
     }
 
     /// Erases a customer, or says what would go.
@@ -49,7 +49,7 @@ impl Handle {
     ) -> Result<pb::DeletedCustomer, Failure> {
         self.ask(move |state, now| {
             async move {
-                let deleted = state.what_would_go(&account)?;
+                let deleted = state.what_would_go(&account).await?;
                 if !dry_run {
                     state.delete_customer(now, account).await?;
                 }
@@ -128,7 +128,7 @@ impl State {
         self.shut_out(now, revoked).await
     }
 
-    fn what_would_go(&self, account: &AccountId) -> Result<pb::DeletedCustomer, Failure> {
+    async fn what_would_go(&self, account: &AccountId) -> Result<pb::DeletedCustomer, Failure> {
         let customer = self.registry.customer(account).ok_or_else(|| refusal::registry(RegistryError::NoCustomer))?;
         let devices = || self.registry.devices_of(account);
         let holdings: usize = devices().map(|it| self.planner.held_by(&it.device).count()).sum();
@@ -139,6 +139,7 @@ impl State {
             invitations: count(self.registry.invites_of(account).count()),
             queue_entries: count(self.queues.get(account).map_or(0, |list| list.entries().len())),
             holdings: holdings as u64,
+            deliveries: count(self.delivery_messages(account).await?.len()),
         })
     }
 
@@ -155,8 +156,10 @@ impl State {
         for some in invites.chunks(MAX_SWEPT) {
             self.commit(some.iter().fold(Records::new(), |records, it| records.forgotten_invite(it))).await?;
         }
+        self.forget_deliveries(&account).await?;
         self.commit(Records::new().forgotten_customer(&account)).await?;
         tracing::info!(%account, devices = devices.len(), "customer deleted");
+        self.accounts.forget_devices(&devices.iter().copied().collect());
         for device in &devices {
             self.replace_holdings(now, *device, Vec::new());
             self.unwritten.seen.remove(device);
@@ -166,16 +169,18 @@ impl State {
         Ok(())
     }
 
-    fn export_customer(
+    async fn export_customer(
         &self,
-        account: &AccountId,
+        account: AccountId,
         after: Option<(DeviceId, ItemId)>,
     ) -> Result<pb::CustomerExport, Failure> {
+        let account = &account;
         let customer = self.registry.customer(account).ok_or_else(|| refusal::registry(RegistryError::NoCustomer))?;
         let mut page = pb::CustomerExport::default();
         if after.is_none() {
             page.customer = Some(self.customer_message(customer));
             page.queue = self.queue_message(account).entries;
+            page.deliveries = self.delivery_messages(account).await?;
             page.invitations = self.registry.invites_of(account).map(convert::invitation).collect();
         }
         let mut rows = 0;

@@ -21,8 +21,8 @@ use crate::convert;
 use crate::records::Records;
 use crate::refusal;
 
-/// Records that are written or deleted at a time: two of each fit a batch of the store.
-pub(super) const MAX_SWEPT: usize = 500;
+/// Records that are written or deleted at a time: three of each fit a batch of the store.
+pub(super) const MAX_SWEPT: usize = 300;
 
 impl Handle {
     /// Makes a code for one device.
@@ -135,7 +135,7 @@ impl State {
             tracing::info!(device = %device.device.short(), account = %device.account, "device enrolled");
         }
         let membership = self.sign_membership(&enrolment.device)?;
-        self.insert_device(enrolment.device);
+        self.insert_device(now, enrolment.device, false);
         self.registry.insert_invite(enrolment.invite);
         Ok(pb::EnrolResponse { membership: Some(membership.into()), swarm_key: self.swarm_key.to_vec() })
     }
@@ -157,6 +157,7 @@ impl State {
                 tracing::info!(device = %device.device.short(), "device revoked");
                 self.registry.insert_device(device.clone());
                 self.planner.handle_revoked(now, device.device);
+                self.keep_revoked(now, device.device);
                 self.revocations.insert(device.device, until);
                 self.close_session(&device.device, refusal::status(refusal::caller(RegistryError::Revoked)));
             }
@@ -173,7 +174,7 @@ impl State {
         self.commit(Records::new().device(&changed)).await?;
         let membership = self.sign_membership(&changed)?;
         let answer = self.device_message(&changed);
-        self.insert_device(changed.clone());
+        self.insert_device(now, changed.clone(), false);
         if let Some(session) = self.sessions.get(&device).filter(|_| old_serial != Some(changed.serial)) {
             session.mailbox.membership(membership.into());
         }
@@ -203,9 +204,14 @@ impl State {
     }
 
     /// Puts in a device that is on disk.
-    pub(super) fn insert_device(&mut self, device: Device) {
+    pub(super) fn insert_device(&mut self, now: Now, device: Device, draining: bool) {
         let profile = Profile { kind: device.kind, site: device.site.clone(), account: device.account };
-        self.planner.handle_enrolled(crate::clock::now(), device.device, &profile);
+        self.planner.handle_enrolled(now, device.device, &profile);
+        let before = self.registry.device(&device.device).map(|it| it.site.clone());
+        if let Some(before) = before.filter(|it| *it != device.site) {
+            self.keeping.handle_moved(now, device.device, &before, &device.site);
+        }
+        self.keeping.handle_enrolled(now, device.device, device.kind, &device.site, draining);
         self.registry.insert_device(device);
     }
 

@@ -127,7 +127,7 @@ impl State {
         self.commit(Records::new().device(&device)).await?;
         tracing::info!(device = %device.device.short(), account = %device.account, "device paired");
         let answer = self.device_message(&device);
-        self.insert_device(device);
+        self.insert_device(now, device, false);
         self.pairings.handle_admitted(&key);
         Ok(answer)
     }

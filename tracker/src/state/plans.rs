@@ -57,7 +57,10 @@ impl State {
         let (after, bytes_per_sec) =
             match self.planner.estimate(now.mono, device, &listing.entry.item, missing, bytes_before) {
                 Estimate::Ready { after, bytes_per_sec } => (after, bytes_per_sec),
-                Estimate::NotBefore(why) => return Ok(pb::EstimateResponse { not_before: why.to_string(), ..answer }),
+                Estimate::NotBefore(why) => {
+                    let not_before = self.waiting_text(&listing.entry.item, why);
+                    return Ok(pb::EstimateResponse { not_before, ..answer });
+                }
             };
         Ok(match self.over_windows(now.utc, &ask, after) {
             Ok(ready) => pb::EstimateResponse { ready_utc_ms: Some(ready.as_millis()), bytes_per_sec, ..answer },
@@ -125,7 +128,7 @@ impl State {
             n_chunks,
             planned_bytes_per_sec: told.asked.map_or(0, |asked| asked.rate_bytes_per_sec),
             sources: told.leases.iter().map(source).collect(),
-            waiting: told.waiting.map(|why| why.to_string()).unwrap_or_default(),
+            waiting: told.waiting.map(|why| self.waiting_text(&item, why)).unwrap_or_default(),
             others: others.collect(),
             not_looked_at: u32::try_from(told.not_looked_at).unwrap_or(u32::MAX),
         })

@@ -62,10 +62,17 @@ impl State {
             .map_err(refusal::admission)?;
         }
         let mut list = self.queues.get(&account).cloned().unwrap_or_default();
+        let added = match &change {
+            Change::Add { title, .. } if !list.entries().iter().any(|it| it.title == *title) => Some(*title),
+            _ => None,
+        };
         apply(&mut list, now, caller, change).map_err(refusal::queue)?;
         self.commit(Records::new().queue(&account, &list)).await?;
         let before = self.queues.insert(account, list).unwrap_or_default();
         self.reconsider_queue(now, &account, &before);
+        if let Some(title) = added {
+            self.note_queued(now.utc, &account, &title);
+        }
         let message = self.queue_message(&account);
         for device in self.registry.devices_of(&account) {
             if let Some(session) = self.sessions.get(&device.device) {

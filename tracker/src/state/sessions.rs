@@ -101,12 +101,10 @@ impl Handle {
         from: IpAddr,
         item: ItemId,
         missing: Vec<pb_common::ChunkRange>,
-        playing: bool,
+        class: TicketClass,
     ) -> Result<pb::Plan, Failure> {
-        self.ask(move |state, now| {
-            async move { state.assign(now, device, from, item, &missing, playing).await }.boxed()
-        })
-        .await
+        self.ask(move |state, now| async move { state.assign(now, device, from, item, &missing, class).await }.boxed())
+            .await
     }
 
     /// Who holds which chunks of an item.
@@ -158,6 +156,7 @@ impl State {
         self.planner.handle_arrived(now, device);
         self.replace_holdings(now, device, hello.holdings);
         self.note_seen(now, device);
+        self.keep_arrival(now, device);
         self.count_online();
 
         self.welcome(&device);
@@ -187,7 +186,14 @@ impl State {
                 self.planner.handle_alive(now, device);
                 self.hold(now, device, holding.0, holding.1);
             }
-            Report::Heartbeat(heartbeat) => self.planner.handle_heartbeat(now, device, convert::link(&heartbeat)),
+            Report::Heartbeat(heartbeat) => {
+                self.planner.handle_heartbeat(now, device, convert::link(&heartbeat));
+                self.keep_room(now, device, &heartbeat);
+            }
+            Report::Proof(proof) => {
+                self.planner.handle_alive(now, device);
+                self.keep_proof(now, device, &proof).map_err(field)?;
+            }
             Report::Stall(stall) => {
                 let item = convert::id("stall.item", &stall.item).map_err(field)?;
                 let source: DeviceId = convert::id("stall.source", &stall.source).map_err(field)?;
@@ -220,6 +226,7 @@ impl State {
         self.sessions.remove(&device);
         self.gate.handle_departed(device);
         self.planner.handle_departed(now, device);
+        self.keep_departure(now, device);
         self.count_online();
         tracing::debug!(device = %device.short(), "device is gone");
     }
@@ -231,14 +238,16 @@ impl State {
         from: IpAddr,
         item: ItemId,
         missing: &[pb_common::ChunkRange],
-        playing: bool,
+        class: TicketClass,
     ) -> Result<pb::Plan, Failure> {
         admission::admit_device(&self.registry, &device).map_err(refusal::admission)?;
         self.admit_item(&device, &item)?;
         let listing = self.catalog.item(&item).ok_or_else(refusal::no_title)?;
         let n_chunks = listing.n_chunks();
         let missing = convert::missing(n_chunks, missing).map_err(|invalid| refusal::field(&invalid))?;
-        let class = if playing { TicketClass::Playing } else { TicketClass::Queued };
+        if class == TicketClass::Playing {
+            self.note_played(now, device, item);
+        }
         let ask = self.ask_of(device, item, class).ok_or_else(refusal::no_title)?;
         let until = match self.gate.ask(now, ask.clone()) {
             Verdict::Open { until } => until,
@@ -302,7 +311,7 @@ impl State {
             allowed.map(|it| convert::lease(it, until, self.addresses_of(&it.source, from))).collect();
         let waiting = match (leases.is_empty(), plan.waiting) {
             (true, None | Some(Waiting::OriginBudget)) => admittance.waiting,
-            (_, why) => why.map(|why| why.to_string()).unwrap_or_default(),
+            (_, why) => why.map(|why| self.waiting_text(&wish.item, why)).unwrap_or_default(),
         };
         let outcome = if leases.is_empty() { "waiting" } else { "planned" };
         self.counters.plans.get_or_create(&[("outcome", outcome)]).inc();
@@ -411,7 +420,12 @@ impl State {
         if known.as_ref() == Some(&holding) {
             return;
         }
+        let was_complete = self.planner.holding(&device, &item).is_some_and(|held| held.is_complete());
         self.planner.handle_holding(now, device, item, &holding);
+        if holding.is_complete() && !was_complete {
+            self.note_delivered(now, device, item);
+        }
+        self.keep_holding(now, device, item);
         self.unwritten.holdings.insert((device, item));
         self.unwritten.is_due_by(now.mono + FLUSH_AFTER);
     }
@@ -423,8 +437,9 @@ impl State {
         }
     }
 
-    pub(super) fn close_silent(&mut self, device: &DeviceId) {
+    pub(super) fn close_silent(&mut self, now: Now, device: &DeviceId) {
         tracing::info!(device = %device.short(), "device has fallen silent");
+        self.keep_departure(now, *device);
         self.close_session(device, Status::deadline_exceeded("no report for too long: connect again"));
     }
 

@@ -6,6 +6,7 @@ use swarm_proto::catalog::CatalogEntry;
 use swarm_proto::id::TitleId;
 use swarm_proto::pb::tracker as pb;
 use swarm_proto::signed::Signed;
+use swarm_proto::time::Now;
 use swarm_proto::tracker::catalog::{Listing, Verdict};
 
 use super::{Handle, State};
@@ -33,7 +34,7 @@ impl Handle {
         entry: CatalogEntry,
         signed: Signed<CatalogEntry>,
     ) -> Result<Published, Failure> {
-        self.ask(move |state, _| state.publish(entry, signed).boxed()).await
+        self.ask(move |state, now| state.publish(now, entry, signed).boxed()).await
     }
 
     /// One title.
@@ -89,12 +90,17 @@ impl Handle {
 
     /// Hides a title from devices, or shows it again.
     pub(crate) async fn hide_title(&self, title: TitleId, hidden: bool) -> Result<pb::Title, Failure> {
-        self.ask(move |state, _| state.hide_title(title, hidden).boxed()).await
+        self.ask(move |state, now| state.hide_title(now, title, hidden).boxed()).await
     }
 }
 
 impl State {
-    async fn publish(&mut self, entry: CatalogEntry, signed: Signed<CatalogEntry>) -> Result<Published, Failure> {
+    async fn publish(
+        &mut self,
+        now: Now,
+        entry: CatalogEntry,
+        signed: Signed<CatalogEntry>,
+    ) -> Result<Published, Failure> {
         if !self.registry.is_publisher(&entry.publisher) {
             return Err(refusal::not_admitted(entry.publisher));
         }
@@ -106,12 +112,12 @@ impl State {
         let listing = Listing { entry, signed, catalog_version, hidden };
         self.commit(Records::new().title(&listing)).await?;
         tracing::info!(title = %listing.entry.title, version = listing.entry.version, "title published");
-        self.insert_title(listing);
+        self.insert_title(now, listing);
         self.tell_catalog_version();
         Ok(Published { already: false, catalog_version })
     }
 
-    async fn hide_title(&mut self, title: TitleId, hidden: bool) -> Result<pb::Title, Failure> {
+    async fn hide_title(&mut self, now: Now, title: TitleId, hidden: bool) -> Result<pb::Title, Failure> {
         let old = self.catalog.title(&title).ok_or_else(refusal::no_title)?;
         if old.hidden == hidden {
             return Ok(convert::title(old));
@@ -119,14 +125,16 @@ impl State {
         let listing = Listing { hidden, catalog_version: self.catalog.version() + 1, ..old.clone() };
         self.commit(Records::new().title(&listing)).await?;
         let answer = convert::title(&listing);
-        self.insert_title(listing);
+        self.insert_title(now, listing);
         self.tell_catalog_version();
         Ok(answer)
     }
 
     /// Puts in a title that is on disk.
-    pub(super) fn insert_title(&mut self, listing: Listing) {
-        self.catalog.insert(listing);
+    pub(super) fn insert_title(&mut self, now: Now, listing: Listing) {
+        let old = self.catalog.title(&listing.entry.title).map(|it| it.entry.item);
+        self.catalog.insert(listing.clone());
+        self.keep_title(now, old, &listing);
         self.catalog_version.send_replace(self.catalog.version());
         self.counters.titles.set(i64::try_from(self.catalog.len()).unwrap_or(i64::MAX));
     }

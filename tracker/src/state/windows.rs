@@ -275,6 +275,9 @@ impl State {
                     self.gate.handle_withdrawn(device, item);
                     self.planner.handle_withdrawn(device, item);
                 } else {
+                    if stays {
+                        self.gate.handle_queued(device, item);
+                    }
                     self.gate.handle_delivery(now, device, item, self.delivery_of(&device, &item));
                 }
             }

@@ -62,6 +62,28 @@ async fn operator_sees_who_sent_how_much_and_still_does_after_kill_9() {
     assert!(String::from_utf8(world.command(&["offload"]).stdout).unwrap().starts_with("80.0 % "));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn boxes_of_other_sites_of_one_isp_are_told_from_those_elsewhere() {
+    let world = World::start().await;
+    world.title(1).await;
+    let (receiver, same_isp, elsewhere) = (world.box_(1).await, world.box_(2).await, world.box_(3).await);
+    for (device, site) in [(&receiver, "north"), (&same_isp, "south"), (&elsewhere, "abroad")] {
+        let site = Some(site.to_owned());
+        let request = pb::SetDeviceRequest { device: device.id().to_vec(), site, ..Default::default() };
+        world.devices().set_device(request).await.unwrap();
+    }
+    for (site, isp) in [("north", "Coast"), ("south", "Coast"), ("abroad", "Hills")] {
+        lines(&world, &["site", "set", site, "--zone", "UTC", "--isp", isp]);
+    }
+    let stream = receiver.attend(&world, Vec::new()).await;
+    let rows = vec![row(&same_isp, 30, 0), row(&elsewhere, 5, 0)];
+    stream.report(Report::Traffic(pb::Traffic { rows })).await;
+    until(&world, "reelswarm_received_bytes_total{source=\"box\"} 35").await;
+    let sources = lines(&world, &["traffic", "--by", "source"]);
+    let sources: Vec<_> = sources.iter().map(|it| (it["of"].as_str().unwrap(), &it["from_boxes_bytes"])).collect();
+    assert_eq!(sources, [("same ISP", &Value::from(30)), ("elsewhere", &Value::from(5))]);
+}
+
 #[tokio::test]
 async fn a_device_that_reports_about_itself_is_refused_and_nothing_is_counted() {
     let world = World::start().await;

@@ -7,9 +7,10 @@ use swarm_proto::pb::common::{DeviceKind as PbKind, Unlimited};
 use swarm_proto::pb::tracker as pb;
 use swarm_proto::pb::tracker::notice::Notice;
 use swarm_proto::pb::tracker::rating_limit::Limit;
+use swarm_proto::pb::tracker::report::Report;
 use tonic::{Code, Status};
 
-use crate::world::{Device, SOON, World, copy, entry};
+use crate::world::{Device, SOON, World, copy, entry, holding};
 
 fn age(age: u32) -> Option<pb::RatingLimit> {
     Some(pb::RatingLimit { limit: Some(Limit::Age(age)) })
@@ -62,7 +63,7 @@ async fn what_a_customer_may_not_watch_is_neither_planned_nor_queued() {
     let children = pb::SetDeviceRequest { device: device.id().to_vec(), rating_limit: age(6), ..Default::default() };
     world.devices().set_device(children).await.unwrap();
     assert_eq!(code(device.ask(&world, 2).await), "E-ADMIT-04");
-    let playing = pb::AssignSourcesRequest { item: vec![2; 32], missing: Vec::new(), playing: true };
+    let playing = pb::AssignSourcesRequest { item: vec![2; 32], missing: Vec::new(), playing: true, class: 0 };
     assert_eq!(code(world.swarm().assign_sources(device.calls(playing)).await), "E-ADMIT-04");
 }
 
@@ -156,6 +157,45 @@ async fn export_tells_everything_and_deletion_leaves_nothing() {
     let other = world.customer("Bea").await;
     let invited = world.invite(&other, PbKind::Box).await;
     assert_eq!(code(world.enrol(&device, &invited).await), "E-DEVICE-02", "everyone still shuts it out");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_delivered_to_which_box_is_told_in_the_export_and_goes_with_the_customer() {
+    let mut world = World::start().await;
+    world.title(1).await;
+    world.title(2).await;
+    let account = world.customer("Ada").await;
+    let device = world.device_of(1, &account, PbKind::Box).await;
+    queue(&world, &device, 1).await.unwrap();
+    let attending = device.attend(&world, Vec::new()).await;
+    for holding in [holding(1, &[(0, 3)]), copy(1), copy(2)] {
+        attending.report(Report::Holding(pb::HoldingChange { holding: Some(holding) })).await;
+    }
+    let delivered = |world: &World| {
+        let output = tokio::task::block_in_place(|| world.command(&["customer", "export", "Ada"]));
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        document["deliveries"].as_array().unwrap().clone()
+    };
+    let told = async { while delivered(&world).is_empty() {} };
+    tokio::time::timeout(SOON, told).await.expect("it is told in time");
+    let written = |line: &str| line == "reelswarm_unwritten_records 0";
+    let written = async { while !tokio::task::block_in_place(|| world.metrics()).lines().any(written) {} };
+    tokio::time::timeout(SOON, written).await.expect("it is written in time");
+    drop(attending);
+
+    world.kill_and_start_again().await;
+    let again = delivered(&world);
+    assert_eq!(again.len(), 1, "what nobody queued was not delivered: {again:#?}");
+    assert_eq!((&again[0]["name"], &again[0]["device"]), (&"Title 1".into(), &device.id().to_string().into()));
+    assert!(again[0]["delivered"].as_str().unwrap().starts_with("20"), "{again:#?}");
+
+    let erase = |args: &[&str]| {
+        let args = [&["customer", "delete", "Ada", "--json"], args].concat();
+        let output = tokio::task::block_in_place(|| world.command(&args));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    assert_eq!(erase(&["--dry-run"])["deliveries"], 1);
+    assert_eq!(erase(&["--yes"])["deleted"], true);
 }
 
 #[tokio::test]

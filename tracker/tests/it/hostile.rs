@@ -95,7 +95,7 @@ async fn plan_for_what_does_not_exist_is_refused() {
     let device = world.box_(1).await;
     assert_eq!(Failure::from(device.ask(&world, 9).await.unwrap_err()).code, "E-TITLE-01");
     let ask = async |missing: &[(u32, u32)]| {
-        let request = pb::AssignSourcesRequest { item: vec![1; 32], missing: ranges(missing), playing: false };
+        let request = pb::AssignSourcesRequest { item: vec![1; 32], missing: ranges(missing), ..Default::default() };
         world.swarm().assign_sources(device.calls(request)).await.unwrap_err()
     };
     assert_names(&ask(&[(0, CHUNKS + 1)]).await, "missing");

@@ -10,6 +10,7 @@ mod durability;
 mod enrolment;
 mod faults;
 mod hostile;
+mod keeping;
 mod origin;
 mod pairing;
 mod plans;

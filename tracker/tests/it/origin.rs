@@ -123,7 +123,7 @@ async fn a_plan_asked_for_again_brings_the_same_ticket() {
     let share = SeedShare { seed: seed.id(), bytes: FILM + FILM / 10, run: None };
     assert_eq!(ticket(&plan).shares, [share]);
     assert_eq!(asker.ask(&world, 1).await.unwrap().ticket, plan.ticket);
-    let request = pb::AssignSourcesRequest { item: vec![1; 32], missing: Vec::new(), playing: true };
+    let request = pb::AssignSourcesRequest { item: vec![1; 32], missing: Vec::new(), playing: true, class: 0 };
     let playing = world.swarm().assign_sources(asker.calls(request)).await.unwrap().into_inner();
     assert_ne!(ticket(&playing).serial, ticket(&plan).serial);
 }

@@ -47,7 +47,10 @@ async fn box_is_told_when_a_title_would_be_there_before_it_is_queued() {
     let mut plans = PlansClient::connect(world.url.clone()).await.unwrap();
     let ask = || asker.calls(pb::EstimateRequest { title: title.title.to_vec(), device: Vec::new() });
     let nobody = plans.estimate(ask()).await.unwrap().into_inner();
-    assert_eq!((nobody.ready_utc_ms, nobody.not_before.as_str()), (None, "no source holds it yet"));
+    assert_eq!(
+        (nobody.ready_utc_ms, nobody.not_before.as_str()),
+        (None, "none yet: nobody has said to hold it, and there is no seed to keep it")
+    );
 
     let _holder = holder.attend(&world, vec![copy(1)]).await;
     let attending = asker.attend(&world, Vec::new()).await;

@@ -88,7 +88,7 @@ async fn ticket_is_for_this_device_and_item_and_for_a_day() {
     let entry = world.title(1).await;
     let device = world.box_(1).await;
     let plan = device.ask(&world, 1).await.unwrap();
-    assert_eq!(plan.waiting, "no source holds it yet");
+    assert!(plan.waiting.starts_with("none yet"), "{}", plan.waiting);
     let signed: Signed<Ticket> = plan.ticket.unwrap().try_into().unwrap();
     assert!(signed.to_bytes().len() <= 1_024);
     let ticket = Ticket::verify(&signed, &world.id, device.id(), entry.item, utc()).unwrap();
@@ -216,7 +216,7 @@ async fn watched_title_gets_a_ticket_of_its_own_class() {
     world.title(1).await;
     let device = world.box_(1).await;
     let missing = vec![pb_common::ChunkRange { first: 3, count: 2 }];
-    let request = pb::AssignSourcesRequest { item: vec![1; 32], missing, playing: true };
+    let request = pb::AssignSourcesRequest { item: vec![1; 32], missing, playing: true, class: 0 };
     let plan = world.swarm().assign_sources(device.calls(request)).await.unwrap().into_inner();
     let signed: Signed<Ticket> = plan.ticket.unwrap().try_into().unwrap();
     assert_eq!(signed.verify(&world.id).unwrap().class, TicketClass::Playing);

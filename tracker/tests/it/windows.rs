@@ -72,6 +72,13 @@ async fn pushed_plan(attending: &mut Attending) -> pb::Plan {
     plan.await
 }
 
+/// Waits until a device is told that it may begin.
+async fn opened(attending: &mut Attending) {
+    let told =
+        async { while pushed_plan(attending).await.closed_until_utc_ms.is_none_or(|it| it > utc().as_millis()) {} };
+    tokio::time::timeout(SOON, told).await.expect("it is told in time");
+}
+
 #[tokio::test]
 async fn what_is_kept_for_tonight_gets_no_sources_before_and_says_when() {
     let (world, device, _attending, _seeding) = world().await;
@@ -83,9 +90,29 @@ async fn what_is_kept_for_tonight_gets_no_sources_before_and_says_when() {
     assert!((7_100_000..=7_200_000).contains(&(opens - plan.utc_ms)), "{plan:?}");
     assert!(plan.waiting.contains('–'), "{}", plan.waiting);
 
-    let request = pb::AssignSourcesRequest { item: vec![1; 32], missing: Vec::new(), playing: true };
+    let request = pb::AssignSourcesRequest { item: vec![1; 32], missing: Vec::new(), playing: true, class: 0 };
     let watched = world.swarm().assign_sources(device.calls(request)).await.unwrap().into_inner();
     assert!(!watched.leases.is_empty() && watched.closed_until_utc_ms.is_none(), "a viewer does not wait");
+}
+
+#[tokio::test]
+async fn preload_waits_for_a_window_where_what_is_queued_comes_at_once() {
+    let (world, device, mut attending, _seeding) = world().await;
+    put(&world, windows(7_200, 10_800), 0).await.unwrap();
+    let ask = async |class: pb_common::TicketClass| {
+        let request = pb::AssignSourcesRequest { item: vec![1; 32], class: class.into(), ..Default::default() };
+        world.swarm().assign_sources(device.calls(request)).await.unwrap().into_inner()
+    };
+    let preload = ask(pb_common::TicketClass::Preload).await;
+    assert!(preload.leases.is_empty() && preload.closed_until_utc_ms.is_some(), "{preload:?}");
+    want(&world, &device, Some(When::Anytime(true))).await;
+    opened(&mut attending).await;
+    assert!(!ask(pb_common::TicketClass::Queued).await.leases.is_empty(), "who queues it need not wait");
+
+    assert!(ask(pb_common::TicketClass::Preload).await.leases.is_empty());
+    put(&world, windows(DAY - 60, 3_600), 1).await.unwrap();
+    opened(&mut attending).await;
+    assert!(!ask(pb_common::TicketClass::Preload).await.leases.is_empty());
 }
 
 #[tokio::test]

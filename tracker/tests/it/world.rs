@@ -16,12 +16,14 @@ use swarm_proto::membership::Membership;
 use swarm_proto::pb::common as pb_common;
 use swarm_proto::pb::tracker as pb;
 use swarm_proto::pb::tracker::catalog_client::CatalogClient;
+use swarm_proto::pb::tracker::custody_client::CustodyClient;
 use swarm_proto::pb::tracker::customers_client::CustomersClient;
 use swarm_proto::pb::tracker::devices_client::DevicesClient;
 use swarm_proto::pb::tracker::enrolment_client::EnrolmentClient;
 use swarm_proto::pb::tracker::notice::Notice;
 use swarm_proto::pb::tracker::operator_client::OperatorClient;
 use swarm_proto::pb::tracker::pairing_client::PairingClient;
+use swarm_proto::pb::tracker::preload_client::PreloadClient;
 use swarm_proto::pb::tracker::queue_client::QueueClient;
 use swarm_proto::pb::tracker::report::Report;
 use swarm_proto::pb::tracker::sites_client::SitesClient;
@@ -176,6 +178,14 @@ impl World {
 
     pub(crate) fn swarm(&self) -> SwarmClient<Channel> {
         SwarmClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn custody(&self) -> CustodyClient<Channel> {
+        CustodyClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn operators_preload(&self) -> PreloadClient<Intercepted> {
+        PreloadClient::with_interceptor(self.channel.clone(), self.bearer())
     }
 
     pub(crate) fn enrolment(&self) -> EnrolmentClient<Channel> {
@@ -390,7 +400,7 @@ impl Device {
     }
 
     pub(crate) async fn ask(&self, world: &World, item: u8) -> Result<pb::Plan, Status> {
-        let request = pb::AssignSourcesRequest { item: vec![item; 32], missing: Vec::new(), playing: false };
+        let request = pb::AssignSourcesRequest { item: vec![item; 32], ..Default::default() };
         Ok(world.swarm().assign_sources(self.calls(request)).await?.into_inner())
     }
 
@@ -422,6 +432,12 @@ impl Attending {
     pub(crate) async fn next(&mut self) -> Result<Notice, Status> {
         let next = tokio::time::timeout(SOON, self.notices.message()).await.expect("a notice comes in time")?;
         Ok(next.expect("the tracker says why it closes a stream").notice.expect("a notice has a kind"))
+    }
+
+    /// What the tracker says next, however long that takes.
+    pub(crate) async fn next_whenever(&mut self) -> Result<Notice, Status> {
+        let next = self.notices.message().await?.ok_or_else(|| Status::cancelled("the stream is over"))?;
+        Ok(next.notice.expect("a notice has a kind"))
     }
 
     /// The next notice of a kind; others are passed over.

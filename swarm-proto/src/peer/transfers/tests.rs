@@ -777,3 +777,26 @@ proptest! {
         prop_assert_eq!(lab.transfers.outstanding_bytes(), 0);
     }
 }
+
+#[test]
+fn more_of_an_item_is_fetched_as_soon_as_more_is_meant() {
+    let mut lab = Lab::new(Config::default());
+    let wanted =
+        |skip: Vec<Range<u32>>| Wanted { item: item(1), geometry: geometry(20), have: Some(ChunkSet::empty(20)), skip };
+    lab.tell(|t, now| t.handle_wanted(now, vec![wanted(std::iter::once(2..20).collect())]));
+    let leases = lab.boxes(&[HONEST]);
+    lab.plan(1, leases);
+    assert!(lab.transfers.items[&item(1)].stage.picker().is_some_and(|picker| picker.missing().len() == 2));
+    lab.tell(|t, now| t.handle_wanted(now, vec![wanted(Vec::new())]));
+    assert!(lab.transfers.items[&item(1)].stage.picker().is_some_and(|picker| picker.missing().len() == 20));
+}
+
+#[test]
+fn item_that_found_no_room_goes_on_as_soon_as_there_is_some() {
+    let mut lab = Lab::new(Config::default());
+    lab.want(&[(1, 4)]);
+    lab.tell(|t, now| t.handle_paused(now, item(1), "the disk is full".to_owned()));
+    assert!(!lab.wishes.contains(&Action::Reserve { item: item(1) }));
+    lab.tell(|t, now| t.handle_room(now));
+    assert!(lab.wishes.contains(&Action::Reserve { item: item(1) }));
+}

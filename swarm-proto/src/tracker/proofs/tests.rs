@@ -36,8 +36,15 @@ use Standing::{Claimed, Doubted, Proven};
 struct Devices(BTreeMap<DeviceId, (DeviceKind, Holding, Nature)>);
 
 impl World for Devices {
-    fn holders_here(&self, _: &ItemId) -> Vec<Holder<'_>> {
-        self.0.iter().map(|(device, (kind, holding, _))| Holder { device: *device, kind: *kind, holding }).collect()
+    fn holder_here(&self, device: &DeviceId, item: &ItemId) -> Option<Holder> {
+        self.holders_here(item).into_iter().find(|it| it.device == *device)
+    }
+
+    fn holders_here(&self, _: &ItemId) -> Vec<Holder> {
+        self.0
+            .iter()
+            .map(|(device, (kind, holding, _))| Holder { device: *device, kind: *kind, holding: holding.clone() })
+            .collect()
     }
 }
 

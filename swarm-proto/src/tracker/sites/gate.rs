@@ -200,6 +200,13 @@ impl Gate {
         }
     }
 
+    /// Somebody has queued what a device would have fetched in case.
+    pub fn handle_queued(&mut self, device: DeviceId, item: ItemId) {
+        if let Some(asked) = self.asked.get_mut(&(device, item)).filter(|it| it.ask.class == TicketClass::Preload) {
+            asked.ask.class = TicketClass::Queued;
+        }
+    }
+
     /// A device does not want an item any more.
     pub fn handle_withdrawn(&mut self, device: DeviceId, item: ItemId) {
         self.forget(&(device, item));

@@ -51,6 +51,16 @@ fn what_waits_for_its_time_is_asked_of_nobody_until_then_and_then_goes_on() {
 }
 
 #[test]
+fn what_waits_as_a_preload_goes_on_at_once_when_somebody_queues_it() {
+    let mut lab = Lab::new(Config::default());
+    lab.want(&[(1, 8)]);
+    lab.closed(1, Duration::ZERO, HOUR, Vec::new());
+    lab.asked_the_tracker(1);
+    lab.tell(|t, now| t.handle_reclassed(now, item(1)));
+    assert_eq!((lab.asked_the_tracker(1), lab.is_closed(1)), (1, false));
+}
+
+#[test]
 fn tracker_that_goes_away_meanwhile_opens_nothing_before_its_time() {
     let mut lab = Lab::new(Config::default());
     lab.tell(|t, now| t.handle_pinned(now, [device(9)]));
