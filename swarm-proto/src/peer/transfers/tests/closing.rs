@@ -55,6 +55,8 @@ fn what_waits_as_a_preload_goes_on_at_once_when_somebody_queues_it() {
     let mut lab = Lab::new(Config::default());
     lab.want(&[(1, 8)]);
     lab.closed(1, Duration::ZERO, HOUR, Vec::new());
+    // The tracker is asked about one item no more than once a second.
+    lab.pass(1_000);
     lab.asked_the_tracker(1);
     lab.tell(|t, now| t.handle_reclassed(now, item(1)));
     assert_eq!((lab.asked_the_tracker(1), lab.is_closed(1)), (1, false));
