@@ -13,6 +13,8 @@ pub(crate) mod money;
 
 pub mod rights;
 
+mod spans;
+
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;

@@ -5,12 +5,14 @@
 
 use daemon::{Exit, Failure};
 use swarm_proto::invalid::Invalid;
+use swarm_proto::keyserver::drips::DripRefusal;
 use swarm_proto::keyserver::grants::GrantRefusal;
 use swarm_proto::keyserver::players::PlayersRefusal;
 use swarm_proto::keyserver::refusals::{
     AdmitRefusal, BillRefusal, DepositRefusal, Full, ImportRefusal, LookRefusal, OrderRefusal, PassRefusal, PayRefusal,
-    PlayRefusal, RefundRefusal, ReplaceRefusal, TillRefusal, VoidRefusal, WithdrawRefusal,
+    PlayRefusal, PreviewRefusal, RefundRefusal, ReplaceRefusal, SpanRefusal, TillRefusal, VoidRefusal, WithdrawRefusal,
 };
+use swarm_proto::licence::Denied;
 use tonic::{Code, Status};
 
 /// A field that breaks a rule.
@@ -185,6 +187,56 @@ pub(crate) fn grant(refusal: &GrantRefusal) -> Failure {
         GrantRefusal::DeviceRevoked => device_revoked(refusal),
         GrantRefusal::TooManyDevices(_) => closed("TOO_MANY_DEVICES")
             .hint("watch on one of the devices that have the key, or take the place of one: peer-node pay TITLE --replaces DEVICE"),
+    }
+}
+
+/// A deposited key that does not come out of the vault.
+pub(crate) fn sealed_key(error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(Exit::Integrity, "E-VAULT-03", "the key of the item cannot be released")
+        .why(error)
+        .hint("the operator checks the journal with `keyserver audit verify`")
+}
+
+/// A device whose public key nothing can be wrapped to.
+pub(crate) fn unwrappable(error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(Exit::Usage, "E-GRANT-03", "the key cannot be wrapped to the device")
+        .why(error)
+        .hint("enrol the device again: its HPKE key is unusable")
+}
+
+pub(crate) fn span(refusal: &SpanRefusal) -> Failure {
+    let closed = |code| Failure::new(Exit::Payment, code, refusal);
+    match refusal {
+        SpanRefusal::Grant(refusal) => grant(refusal),
+        SpanRefusal::Over(Denied::TooEarly(begin)) => closed("TOO_EARLY").hint(format!("ask again at {begin}")),
+        SpanRefusal::Over(Denied::RenewalOverdue(_)) => {
+            closed("RENEWAL_OVERDUE").hint("ask for a grant: it brings a fresh licence")
+        }
+        SpanRefusal::Over(_) => closed("TOO_LATE").hint("order again, if the title is still offered"),
+        SpanRefusal::NoGrant => closed("NO_GRANT").hint("buy it again, or take the place of another device"),
+        SpanRefusal::WholeKey => {
+            Failure::new(Exit::Usage, "NOT_DRIPPING", refusal).hint("ask for a grant: it brings the whole key")
+        }
+    }
+}
+
+pub(crate) fn drip_full(refusal: &DripRefusal) -> Failure {
+    Failure::new(Exit::Storage, "E-PLAYERS-02", refusal)
+        .hint("try again later; the operator runs another keyserver for some of the accounts")
+}
+
+pub(crate) fn preview(refusal: &PreviewRefusal) -> Failure {
+    match refusal {
+        PreviewRefusal::NotABox => grant(&GrantRefusal::NotABox),
+        PreviewRefusal::DeviceRevoked => device_revoked(refusal),
+        PreviewRefusal::NoSuchItem => order(&OrderRefusal::NoSuchItem),
+        PreviewRefusal::NoPreview => {
+            Failure::new(Exit::Payment, "NO_PREVIEW", refusal).hint("buy it: peer-node pay TITLE")
+        }
+        PreviewRefusal::TooMany(again) => Failure::new(Exit::Storage, "TOO_MANY_PREVIEWS", refusal)
+            .hint(format!("ask again at {again}, or buy it: peer-node pay TITLE")),
+        PreviewRefusal::Full(limit) => Failure::new(Exit::Storage, "E-PREVIEW-01", limit)
+            .hint("try again tomorrow; the operator runs another keyserver for some of the accounts"),
     }
 }
 

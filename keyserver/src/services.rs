@@ -10,6 +10,7 @@ pub(crate) mod operator;
 pub(crate) mod payments;
 pub(crate) mod rights;
 pub(crate) mod shop;
+pub(crate) mod spans;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use swarm_proto::pb::keyserver::payments_server::PaymentsServer;
 use swarm_proto::pb::keyserver::rights_operator_server::RightsOperatorServer;
 use swarm_proto::pb::keyserver::rights_server::RightsServer;
 use swarm_proto::pb::keyserver::shop_server::ShopServer;
+use swarm_proto::pb::keyserver::spans_server::SpansServer;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Status};
@@ -111,7 +113,10 @@ pub(crate) fn routes(
         DepositsServer::new(deposits::Deposits::new(context.clone())).max_decoding_message_size(MAX_DEPOSIT_BYTES);
     let shop = ShopServer::new(shop::Shop::new(context.clone(), Arc::clone(&gateways.pass)))
         .max_decoding_message_size(MAX_REQUEST_BYTES);
-    let rights = rights::Rights::new(context.clone(), &config.play);
+    let place = rights::Place::new(context.counters.clone(), &config.play);
+    let spans = SpansServer::new(spans::Spans::new(context.clone(), place.clone()))
+        .max_decoding_message_size(MAX_REQUEST_BYTES);
+    let rights = rights::Rights::new(context.clone(), place);
     let rights = RightsServer::new(rights).max_decoding_message_size(MAX_REQUEST_BYTES);
     let rights_operator =
         RightsOperatorServer::new(rights::Operator::new(context.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
@@ -126,6 +131,7 @@ pub(crate) fn routes(
         .add_service(links)
         .add_service(InterceptedService::new(payments, token.guard()))
         .add_service(shop)
+        .add_service(spans)
         .add_service(rights)
         .add_service(InterceptedService::new(rights_operator, token.guard()))
         .add_service(InterceptedService::new(operator, token.guard()))

@@ -314,6 +314,7 @@ mod tests {
             item: ItemId::from_bytes([title.wrapping_add(u8::try_from(version).unwrap()); 32]),
             geometry: Geometry::of_plain(5_000_000).unwrap(),
             commitment: KeyCommitment::from_bytes([3; 32]),
+            span_commitment: None,
             name: name.to_owned(),
             description: "A film".to_owned(),
             kind: Kind::Video,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use daemon::exit::{Exit, Failure};
 use futures::Stream;
+use swarm_proto::catalog::CatalogEntry;
 use swarm_proto::id::{DeviceId, ItemId, TitleId};
 use swarm_proto::pb::node as pb;
 use swarm_proto::pb::node::pair_progress::Progress;
@@ -23,6 +24,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::enrol;
 use crate::freeing::Fate;
+use crate::grants::{self, PurchaseState};
 use crate::pair::{self, Shown};
 use crate::status::Sources;
 
@@ -162,7 +164,12 @@ impl Control {
         let replaces = Some(request.replaces).filter(|device| !device.is_empty());
         let replaces = replaces.map(|device| DeviceId::try_from(device.as_slice())).transpose()?;
         let purchase = self.sources.grants.buy(&title.entry, offer.as_deref(), pass.as_deref(), replaces).await?;
+        let checkout_url = match purchase.state {
+            PurchaseState::Pending => self.sources.grants.checkout(title.entry.item).await,
+            _ => None,
+        };
         Ok(pb::BuyResponse {
+            checkout_url: checkout_url.unwrap_or_default(),
             order: purchase.order.map(|order| order.to_vec()).unwrap_or_default(),
             order_code: purchase.order.map(|order| order.to_string()).unwrap_or_default(),
             state: purchase.state.to_string(),
@@ -173,11 +180,28 @@ impl Control {
 
     async fn play(&self, request: pb::GetPlayUrlRequest) -> Result<pb::GetPlayUrlResponse, Failure> {
         let title = self.title(request.title).await?;
+        if request.preview {
+            return self.preview(&title.entry).await;
+        }
         let expiry = self.sources.grants.playable(&title.entry.item)?;
         if request.take_over {
             self.sources.grants.take_place(title.entry.item, true).await?;
         }
-        Ok(pb::GetPlayUrlResponse { url: self.sources.play_url(&title.entry.item), expiry: Some(expiry.into()) })
+        let url = self.sources.play_url(&title.entry.item);
+        Ok(pb::GetPlayUrlResponse { url, expiry: Some(expiry.into()), ..pb::GetPlayUrlResponse::default() })
+    }
+
+    /// Where the free beginning of a title plays, once its keys are here.
+    async fn preview(&self, entry: &CatalogEntry) -> Result<pb::GetPlayUrlResponse, Failure> {
+        let grants = &self.sources.grants;
+        grants.preview(entry).await?;
+        let length = grants::preview_of(entry).map(|preview| preview.length()).unwrap_or_default();
+        Ok(pb::GetPlayUrlResponse {
+            url: self.sources.preview_url(&entry.item),
+            expiry: None,
+            preview_ms: u64::try_from(length.as_millis()).unwrap_or(u64::MAX),
+            go_on: self.sources.how_to_go_on(entry).await,
+        })
     }
 }
 

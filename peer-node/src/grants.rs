@@ -7,7 +7,9 @@
 //! plays on as many devices as it may; what the keyserver takes back is not played any more. One task talks to the keyserver and changes what is
 //! stored; everyone else holds a [`Grants`]. Never says what anyone downloads, never asks the wall clock for rights.
 
+mod checkout;
 mod keeper;
+mod keys;
 mod lineage;
 mod records;
 
@@ -20,20 +22,26 @@ use daemon::Shutdown;
 use daemon::exit::{Exit, Failure};
 use daemon::store::Store;
 use swarm_proto::catalog::{CatalogEntry, Offer};
+use swarm_proto::drip::Preview;
 use swarm_proto::geometry::Geometry;
 use swarm_proto::id::{DeviceId, ItemId, OrderId};
 use swarm_proto::licence::Denied;
 use swarm_proto::limit::Limit;
+use swarm_proto::pb::keyserver as pb;
 use swarm_proto::pb::keyserver::OrderState;
 use swarm_proto::peer::trusted_time::TrustedTime;
 use swarm_proto::peer::viewings::Viewings;
 use swarm_proto::revocations::Revocations;
 use swarm_proto::seal::{KeyCommitment, Opener, Released};
+use swarm_proto::span_tree::SpanCommitment;
 use swarm_proto::time::{Now, Utc};
 use swarm_proto::wrap::{self, Label};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::keeper::{Keeper, Request};
+use self::checkout::Links;
+use self::keeper::{Caller, Keeper, Request};
+pub use self::keys::Keys;
+use self::keys::{Drip, Subject};
 use self::records::Grant;
 use crate::config;
 use crate::identity::{Identity, Members};
@@ -116,12 +124,15 @@ pub struct Purchase {
 pub struct Grants {
     shared: Arc<Shared>,
     keeper: mpsc::Sender<Request>,
+    shutdown: Shutdown,
     link: watch::Receiver<LinkState>,
 }
 
 /// What questions are answered from. Only the keeper changes it, except for the keys that are open.
 struct Shared {
-    identity: Arc<Identity>,
+    caller: Caller,
+    /// What people call this device.
+    name: String,
     clock: fn() -> Now,
     state: RwLock<State>,
 }
@@ -132,7 +143,11 @@ struct State {
     grants: BTreeMap<ItemId, BTreeMap<OrderId, Grant>>,
     /// What became of the last order of an item that has no grant yet.
     orders: BTreeMap<ItemId, OrderState>,
-    open: BTreeMap<ItemId, (OrderId, Arc<Opener>)>,
+    open: BTreeMap<ItemId, (OrderId, Keys)>,
+    /// Where titles can be paid in a browser.
+    links: Links,
+    /// Keys of previews, until others take their room.
+    previews: BTreeMap<ItemId, Keys>,
     viewings: Viewings,
     /// What the keyserver has taken back.
     revoked: Option<Revocations>,
@@ -147,7 +162,7 @@ impl Grants {
         let shutdown = deps.shutdown.clone();
         let (keeper, shared, link) = Keeper::open(deps, inbox).await?;
         shutdown.spawn(keeper.run());
-        Ok(Grants { shared, keeper: requests, link })
+        Ok(Grants { shared, keeper: requests, shutdown, link })
     }
 
     /// Orders an offer of a title (the only one, if none is named), pays it with a pass if there is a code, and fetches
@@ -182,13 +197,14 @@ impl Grants {
         self.playable(item).ok()
     }
 
-    /// The key of an item, for a viewing that begins now or is under way. The first one starts the clock of a rental.
+    /// The keys of an item, for a viewing that begins now or is under way. The first one starts the clock of a rental.
     pub async fn open(
         &self,
         item: ItemId,
         geometry: Geometry,
         commitment: KeyCommitment,
-    ) -> Result<Arc<Opener>, Failure> {
+        span_commitment: Option<SpanCommitment>,
+    ) -> Result<Keys, Failure> {
         let now = (self.shared.clock)();
         let grant = self.shared.read(|state| state.watchable(now, &item).cloned())?;
         let order = grant.licence.order;
@@ -201,12 +217,55 @@ impl Grants {
             self.take_place(item, false).await?;
         }
         self.shared.change(|state| state.viewings.handle_played(now.mono, item, order));
-        if let Some(opener) = self.shared.read(|state| state.opened(&item, &order)) {
-            return Ok(opener);
+        if let Some(keys) = self.shared.read(|state| state.opened(&item, &order)) {
+            return Ok(keys);
         }
-        let opener = Arc::new(Opener::new(self.shared.unwrap(&grant, &commitment)?, geometry));
-        self.shared.change(|state| state.keep_open(item, order, opener.clone()));
-        Ok(opener)
+        let keys = match grant.licence.drip {
+            None => Keys::of(Opener::new(self.shared.unwrap(&grant, &commitment)?, geometry)),
+            Some(_) => {
+                let span_commitment = span_commitment.ok_or_else(uncommitted)?;
+                check_commitment(&grant, &commitment)?;
+                keys::drip(
+                    Drip {
+                        subject: Subject { item, geometry, commitment, span_commitment },
+                        order,
+                        caller: self.shared.caller.clone(),
+                        device_name: self.shared.name.clone(),
+                        keeper: self.keeper.clone(),
+                        clock: self.shared.clock,
+                    },
+                    &self.shutdown,
+                )
+            }
+        };
+        self.shared.change(|state| state.keep_open(item, order, keys.clone()));
+        Ok(keys)
+    }
+
+    /// The keys of the beginning of a title, for nothing, and how many of its clear bytes they open.
+    pub async fn preview(&self, entry: &CatalogEntry) -> Result<(Keys, u64), Failure> {
+        let preview = preview_of(entry).ok_or_else(|| no_preview(entry))?;
+        let CatalogEntry { item, geometry, commitment, .. } = *entry;
+        let subject =
+            Subject { item, geometry, commitment, span_commitment: entry.span_commitment.ok_or_else(uncommitted)? };
+        let known = self.shared.read(|state| state.previews.get(&item).cloned());
+        let keys = match known {
+            Some(keys) => keys,
+            None => {
+                let session = keys::session(&self.keeper).await?;
+                let caller = &self.shared.caller;
+                let request = caller.signed_call(&session, pb::GetPreviewRequest { item: item.to_vec() })?;
+                let answer = session.call(session.spans().get_preview(request)).await?;
+                let released = subject.unwrap(caller, None, answer)?;
+                if released.range() != (0..preview.spans()) {
+                    return Err(no_preview(entry).why("the keyserver knows another preview of this title"));
+                }
+                let keys = Keys::of(Opener::new(Released::Spans(released), geometry));
+                self.shared.change(|state| state.keep_preview(item, keys.clone()));
+                keys
+            }
+        };
+        Ok((keys, preview.plain_len(&geometry)))
     }
 
     /// Asks the keyserver for one of the places that the account has for playing. With `take_over`, the device of the
@@ -263,18 +322,16 @@ impl Shared {
 
     /// The key of a grant, held against what the publisher committed to.
     fn unwrap(&self, grant: &Grant, commitment: &KeyCommitment) -> Result<Released, Failure> {
-        let wrong = |why: &dyn fmt::Display| {
-            Failure::new(Exit::Integrity, "E-RIGHTS-01", "the key that was released does not fit this title")
-                .why(why)
-                .hint("the film itself is not damaged; report this to whoever runs the keyserver")
-        };
-        if grant.licence.commitment != *commitment {
-            return Err(wrong(&"its licence is for another edition of the title"));
-        }
+        check_commitment(grant, commitment)?;
         let aad = grant.licence.grant_aad(&grant.signed);
-        let secret =
-            wrap::unwrap(&self.identity.hpke, Label::Grant, &aad, &grant.key).map_err(|error| wrong(&error))?;
-        Released::decode(&secret, commitment).map_err(|error| wrong(&error))
+        let key = grant.key.as_ref().ok_or_else(|| unfit(&"it is missing"))?;
+        let hpke = &self.caller.identity.hpke;
+        let secret = wrap::unwrap(hpke, Label::Grant, &aad, key).map_err(|error| unfit(&error))?;
+        match Released::decode(&secret, commitment).map_err(|error| unfit(&error))? {
+            whole @ Released::Whole(_) => Ok(whole),
+            // They come with a proof, or not at all.
+            Released::Spans(_) => Err(unfit(&"it is for some spans only, and nothing proves it")),
+        }
     }
 }
 
@@ -346,15 +403,22 @@ impl State {
         }
     }
 
-    fn opened(&self, item: &ItemId, order: &OrderId) -> Option<Arc<Opener>> {
-        self.open.get(item).filter(|(of, _)| of == order).map(|(_, opener)| opener.clone())
+    fn opened(&self, item: &ItemId, order: &OrderId) -> Option<Keys> {
+        self.open.get(item).filter(|(of, _)| of == order).map(|(_, keys)| keys.clone())
     }
 
-    fn keep_open(&mut self, item: ItemId, order: OrderId, opener: Arc<Opener>) {
+    fn keep_open(&mut self, item: ItemId, order: OrderId, keys: Keys) {
         if self.open.len() >= OPEN_KEYS {
             self.open.pop_first();
         }
-        self.open.insert(item, (order, opener));
+        self.open.insert(item, (order, keys));
+    }
+
+    fn keep_preview(&mut self, item: ItemId, keys: Keys) {
+        if self.previews.len() >= OPEN_KEYS {
+            self.previews.pop_first();
+        }
+        self.previews.insert(item, keys);
     }
 
     /// Wipes the keys of items that may not be watched any more.
@@ -384,6 +448,34 @@ fn choose_offer<'a>(entry: &'a CatalogEntry, wanted: Option<&str>) -> Result<&'a
                 .hint("name one: --offer ID")
         }),
     }
+}
+
+/// The longest preview that the publisher offers; `None` when there is none.
+pub fn preview_of(entry: &CatalogEntry) -> Option<Preview> {
+    let offers = entry.offers.iter().filter(|_| !entry.withdrawn);
+    offers.filter_map(|offer| offer.preview).max_by_key(Preview::spans)
+}
+
+fn check_commitment(grant: &Grant, commitment: &KeyCommitment) -> Result<(), Failure> {
+    match grant.licence.commitment == *commitment {
+        true => Ok(()),
+        false => Err(unfit(&"its licence is for another edition of the title")),
+    }
+}
+
+fn unfit(why: &dyn fmt::Display) -> Failure {
+    Failure::new(Exit::Integrity, "E-RIGHTS-01", "the key that was released does not fit this title")
+        .why(why)
+        .hint("the film itself is not damaged; report this to whoever runs the keyserver")
+}
+
+fn uncommitted() -> Failure {
+    unfit(&"its catalog entry does not commit to the keys of its spans")
+}
+
+fn no_preview(entry: &CatalogEntry) -> Failure {
+    Failure::new(Exit::Payment, "E-PLAY-08", format!("\"{}\" has no preview", entry.name))
+        .hint("buy it: peer-node pay TITLE --pass CODE")
 }
 
 fn taken_back() -> Failure {

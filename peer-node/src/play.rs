@@ -31,6 +31,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::range::Asked;
 use crate::catalog::Catalog;
+use crate::grants::Keys;
 use crate::items::{Items, ItemsError};
 use crate::{config, engine, grants};
 
@@ -68,7 +69,9 @@ pub trait House: Send + Sync + 'static {
     /// What the publisher says about an item.
     fn title(&self, item: ItemId) -> Option<CatalogEntry>;
     /// The key, for a viewing that begins now.
-    async fn open(&self, entry: &CatalogEntry) -> Result<Arc<Opener>, Failure>;
+    async fn open(&self, entry: &CatalogEntry) -> Result<Keys, Failure>;
+    /// The keys of its free beginning, and how many clear bytes they open.
+    async fn preview(&self, entry: &CatalogEntry) -> Result<(Keys, u64), Failure>;
     /// Whether a viewing that has begun may go on.
     fn may_go_on(&self, item: ItemId) -> Result<(), Failure>;
     /// Resolves when a chunk is held.
@@ -87,8 +90,12 @@ impl House for Device {
         self.catalog.of_item(item).map(|title| title.entry.clone())
     }
 
-    async fn open(&self, entry: &CatalogEntry) -> Result<Arc<Opener>, Failure> {
-        self.grants.open(entry.item, entry.geometry, entry.commitment).await
+    async fn open(&self, entry: &CatalogEntry) -> Result<Keys, Failure> {
+        self.grants.open(entry.item, entry.geometry, entry.commitment, entry.span_commitment).await
+    }
+
+    async fn preview(&self, entry: &CatalogEntry) -> Result<(Keys, u64), Failure> {
+        self.grants.preview(entry).await
     }
 
     fn may_go_on(&self, item: ItemId) -> Result<(), Failure> {
@@ -109,7 +116,11 @@ pub fn routes(deps: Deps) -> Router {
 /// The same, for any house.
 pub fn routes_of(config: &config::Play, items: Items, house: Arc<dyn House>) -> Router {
     let places = Arc::new(Semaphore::new((config.players as usize).min(Semaphore::MAX_PERMITS)));
-    Router::new().route("/play/{item}", get(play)).with_state(Theatre { items, house, places })
+    Router::new().route("/play/{item}", get(play)).route("/preview/{item}", get(preview)).with_state(Theatre {
+        items,
+        house,
+        places,
+    })
 }
 
 #[derive(Clone)]
@@ -124,7 +135,9 @@ struct Theatre {
 struct Viewing {
     item: ItemId,
     geometry: Geometry,
-    opener: Arc<Opener>,
+    keys: Keys,
+    /// Whether it needs a right that may end.
+    is_free: bool,
     items: Items,
     house: Arc<dyn House>,
     _place: Arc<OwnedSemaphorePermit>,
@@ -141,17 +154,33 @@ struct Batch {
 
 /// Answers GET and, without the bytes, HEAD.
 async fn play(State(theatre): State<Theatre>, Path(item): Path<String>, headers: HeaderMap) -> Response {
-    theatre.answer(&item, &headers).await.unwrap_or_else(refusal)
+    theatre.answer(&item, &headers, Showing::Title).await.unwrap_or_else(refusal)
+}
+
+/// The same for the free beginning of a title, as a shorter file.
+async fn preview(State(theatre): State<Theatre>, Path(item): Path<String>, headers: HeaderMap) -> Response {
+    theatre.answer(&item, &headers, Showing::Preview).await.unwrap_or_else(refusal)
+}
+
+/// What of a title is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Showing {
+    Title,
+    Preview,
 }
 
 impl Theatre {
-    async fn answer(&self, item: &str, headers: &HeaderMap) -> Result<Response, Failure> {
+    async fn answer(&self, item: &str, headers: &HeaderMap, showing: Showing) -> Result<Response, Failure> {
         let unknown = || Failure::new(Exit::NotFound, "E-PLAY-03", "this box knows no such title");
         let item: ItemId = item.parse().map_err(|error| unknown().why(error))?;
         let entry = self.house.title(item).ok_or_else(|| unknown().hint("see what there is: peer-node catalog ls"))?;
-        let opener = self.house.open(&entry).await?;
-
-        let (len, etag) = (entry.geometry.plain_len(), format!("\"{item}\""));
+        let (keys, len, etag) = match showing {
+            Showing::Title => (self.house.open(&entry).await?, entry.geometry.plain_len(), format!("\"{item}\"")),
+            Showing::Preview => {
+                let (keys, len) = self.house.preview(&entry).await?;
+                (keys, len, format!("\"{item}-{len}\""))
+            }
+        };
         let whole_only = headers.get(header::IF_RANGE).is_some_and(|value| value.as_bytes() != etag.as_bytes());
         let range = headers.get(header::RANGE).filter(|_| !whole_only).and_then(|value| value.to_str().ok());
         let (status, wanted) = match range.map_or(Asked::Whole, |range| range::asked(range, len)) {
@@ -166,7 +195,8 @@ impl Theatre {
         let viewing = Viewing {
             item,
             geometry: entry.geometry,
-            opener,
+            keys,
+            is_free: showing == Showing::Preview,
             items: self.items.clone(),
             house: self.house.clone(),
             _place: Arc::new(place),
@@ -204,6 +234,9 @@ impl Viewing {
     async fn can_come(&self, position: u64) -> Result<(), Failure> {
         let first = self.geometry.segments_of_plain_range(position..position + 1).start;
         let Some(chunk) = SegmentIndex::new(first).map(SegmentIndex::chunk) else { return Ok(()) };
+        if let Ok(Err(failure)) = tokio::time::timeout(REFUSE_WITHIN, self.keys.opener(chunk)).await {
+            return Err(failure);
+        }
         if self.items.holding(&self.item).is_some_and(|holding| holding.contains(chunk)) {
             return Ok(());
         }
@@ -219,13 +252,18 @@ impl Viewing {
         let fetcher = self.clone();
         let fetched = stream::iter(batches(self.geometry, wanted)).then(move |batch| {
             let viewing = fetcher.clone();
-            async move { viewing.fetch(batch.chunk).await.map(|sealed| (batch, sealed)) }
+            async move {
+                let (sealed, opener) = tokio::try_join!(viewing.fetch(batch.chunk), viewing.opener(batch.chunk))?;
+                Ok::<_, io::Error>((batch, sealed, opener))
+            }
         });
         let opened = fetched.map(move |fetched| {
             let viewing = self.clone();
             async move {
-                let (batch, sealed) = fetched?;
-                tokio::task::spawn_blocking(move || viewing.open(&batch, &sealed)).await.map_err(io::Error::other)?
+                let (batch, sealed, opener) = fetched?;
+                tokio::task::spawn_blocking(move || viewing.open(&batch, &sealed, &opener))
+                    .await
+                    .map_err(io::Error::other)?
             }
         });
         Body::from_stream(opened.buffered(READ_AHEAD))
@@ -234,7 +272,9 @@ impl Viewing {
     /// A verified chunk, as soon as it is here, if the viewing may go on.
     async fn fetch(&self, chunk: ChunkIndex) -> io::Result<Bytes> {
         for _ in 0..CHUNK_ATTEMPTS {
-            self.house.may_go_on(self.item).map_err(|failure| self.interrupted(&failure))?;
+            if !self.is_free {
+                self.house.may_go_on(self.item).map_err(|failure| self.interrupted(&failure))?;
+            }
             match self.items.read_chunk(self.item, chunk).await {
                 Ok(sealed) => return Ok(sealed),
                 Err(ItemsError::Unknown(_) | ItemsError::NotHeld(..) | ItemsError::Rotten(..)) => {}
@@ -245,7 +285,12 @@ impl Viewing {
         Err(self.interrupted(&format!("chunk {chunk} does not stay on the disk")))
     }
 
-    fn open(&self, batch: &Batch, sealed: &Bytes) -> io::Result<Bytes> {
+    /// What opens a chunk; where keys come while the title plays, as soon as that one is here.
+    async fn opener(&self, chunk: ChunkIndex) -> io::Result<Arc<Opener>> {
+        self.keys.opener(chunk).await.map_err(|failure| self.interrupted(&failure))
+    }
+
+    fn open(&self, batch: &Batch, sealed: &Bytes, opener: &Opener) -> io::Result<Bytes> {
         let mut clear = Vec::with_capacity(batch.segments.len() * SEGMENT_BYTES as usize);
         let mut starts_at = None;
         for segment in batch.segments.clone().filter_map(|raw| self.geometry.segment(raw)) {
@@ -254,7 +299,7 @@ impl Viewing {
             starts_at.get_or_insert(self.geometry.segment_plain_range(segment).start);
             let begin = clear.len();
             clear.extend_from_slice(&sealed[place..place + len]);
-            self.opener.open_segment(segment, &mut clear[begin..]).map_err(|error| self.interrupted(&error))?;
+            opener.open_segment(segment, &mut clear[begin..]).map_err(|error| self.interrupted(&error))?;
             clear.truncate(begin + len - TAG_BYTES as usize);
         }
         let starts_at = starts_at.expect("a batch has a segment");

@@ -25,19 +25,20 @@ use daemon::exit::{Exit, Failure};
 use daemon::secrets;
 use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
-use swarm_proto::catalog::{Artwork, ArtworkMime, CatalogEntry, MAX_ARTWORK_BYTES, Offer, Region};
+use swarm_proto::catalog::{Artwork, ArtworkMime, CatalogEntry, MAX_ARTWORK_BYTES, Region};
 use swarm_proto::geometry::Geometry;
 use swarm_proto::id::{ItemId, PublisherId, TitleId};
 use swarm_proto::limit::Limit;
 use swarm_proto::pb::{keyserver as keyserver_pb, tracker as tracker_pb};
 use swarm_proto::seal::{ContentKey, KeyCommitment};
 use swarm_proto::signed::{Signed, SigningKey};
+use swarm_proto::span_tree::{SpanCommitment, SpanTree};
 use swarm_proto::time::Utc;
 use swarm_proto::wrap::{self, HpkePublic, HpkeSecret, Label};
 use tonic::transport::Channel;
 
 use self::job::{Fingerprint, Job, Sealed, Workshop};
-pub use self::offer::parse_offer;
+pub use self::offer::{OfferWish, parse_offer};
 use crate::items::Folder;
 use crate::media;
 
@@ -62,7 +63,9 @@ pub struct Request {
     /// Some lines for people; may be empty.
     pub description: String,
     /// What it costs; at least one.
-    pub offers: Vec<Offer>,
+    pub offers: Vec<OfferWish>,
+    /// How much of it may be watched before it is paid.
+    pub preview: Option<Duration>,
     /// A small picture (JPEG, PNG or WebP, at most 32 KiB).
     pub poster: Option<PathBuf>,
     /// Youngest age that may watch; 0 is for all ages.
@@ -231,6 +234,7 @@ pub async fn run(
             draft.title = job.title;
             draft.item = sealed.item;
             draft.commitment = key.commitment();
+            draft.span_commitment = SpanTree::of(&key, draft.geometry.n_spans()).map(|tree| tree.commitment());
             let signed = sign(publisher, &draft)?;
             job.entry = Some(signed.clone());
             workshop.save(&job)?;
@@ -378,6 +382,9 @@ fn draft(request: &Request, source: &Source, publisher: &Publisher) -> Result<Ca
         return Err(Failure::new(Exit::Usage, "E-SEAL-04", "a title needs at least one --offer")
             .hint("for example --offer rent:2.99EUR:48h or --offer buy:9.99EUR"));
     }
+    let (geometry, media) = (&source.geometry, &source.probe.media);
+    let offers =
+        request.offers.iter().map(|wish| wish.of(geometry, media, request.preview)).collect::<Result<_, _>>()?;
     let draft = CatalogEntry {
         title: TitleId::from([0; 16]),
         version: 1,
@@ -385,6 +392,7 @@ fn draft(request: &Request, source: &Source, publisher: &Publisher) -> Result<Ca
         item: ItemId::from([0; 32]),
         geometry: source.geometry,
         commitment: KeyCommitment::from_bytes([0; 32]),
+        span_commitment: Some(SpanCommitment::from_bytes([0; 32])),
         name: request.name.clone(),
         description: request.description.clone(),
         kind: source.probe.kind,
@@ -394,7 +402,7 @@ fn draft(request: &Request, source: &Source, publisher: &Publisher) -> Result<Ca
         regions: request.regions.clone(),
         released: request.released,
         expires: Limit::Unlimited,
-        offers: request.offers.clone(),
+        offers,
         withdrawn: false,
     };
     sign(publisher, &draft)?;

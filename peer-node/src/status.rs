@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use daemon::exit::Failure;
+use swarm_proto::catalog::CatalogEntry;
 use swarm_proto::id::ItemId;
 use swarm_proto::pb::node as pb;
 use swarm_proto::time::Utc;
@@ -12,7 +13,7 @@ use crate::catalog::{Catalog, Title};
 use crate::clock;
 use crate::engine::{self, ItemSnapshot, ItemState, Snapshot};
 use crate::freeing::Freeing;
-use crate::grants::Grants;
+use crate::grants::{self, Grants};
 use crate::identity::{Enrolment, Identity};
 use crate::items::Items;
 use crate::tracker_link::{self, LinkState};
@@ -146,6 +147,7 @@ impl Sources {
     fn title_status(&self, title: &Title, snapshot: Option<&ItemSnapshot>, now: Utc) -> pb::TitleStatus {
         let entry = &title.entry;
         let expiry = self.grants.playable_until(&entry.item);
+        let preview = grants::preview_of(entry);
         let status = pb::TitleStatus {
             title: entry.title.to_vec(),
             item: entry.item.to_vec(),
@@ -156,6 +158,8 @@ impl Sources {
             playable: expiry.is_some(),
             expiry: expiry.map(Into::into),
             play_url: self.play_url(&entry.item),
+            preview_ms: preview.map_or(0, |preview| preview.length().as_millis() as u64),
+            checkout_url: self.grants.known_checkout(&entry.item).unwrap_or_default(),
             ..pb::TitleStatus::default()
         };
         match snapshot {
@@ -186,6 +190,20 @@ impl Sources {
                 .last_data
                 .map(|last| u64::try_from(now.since(last).as_millis()).unwrap_or(u64::MAX)),
             ..status
+        }
+    }
+
+    /// What a player opens for the free beginning of a title.
+    pub fn preview_url(&self, item: &ItemId) -> String {
+        format!("{}/preview/{item}", self.url)
+    }
+
+    /// What to do to see more than a preview of a title, in words.
+    pub async fn how_to_go_on(&self, entry: &CatalogEntry) -> String {
+        let command = format!("peer-node pay \"{}\"", entry.name);
+        match self.grants.checkout(entry.item).await {
+            Some(url) => format!("To see all of it, pay at {url} or with: {command}"),
+            None => format!("To see all of it: {command}"),
         }
     }
 

@@ -12,11 +12,13 @@ use axum::routing::get;
 use axum::{Router, middleware};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use maud::{DOCTYPE, Markup, html};
+use swarm_proto::catalog::CatalogEntry;
 use swarm_proto::id::{ItemId, TitleId};
 use swarm_proto::pb::node::{Status, TitleState, TitleStatus};
 
 use crate::cli::show;
 use crate::clock;
+use crate::grants;
 use crate::status::{self, Sources};
 
 /// Between two looks of the list, in seconds.
@@ -45,6 +47,7 @@ pub fn routes(sources: Sources) -> Router {
         .route("/tv", get(home))
         .route("/tv/style.css", get(stylesheet))
         .route("/tv/watch/{item}", get(watch))
+        .route("/tv/preview/{item}", get(preview))
         .layer(middleware::map_response(async |mut response: Response| {
             response.headers_mut().extend(POLICY);
             response
@@ -66,9 +69,20 @@ async fn watch(State(sources): State<Sources>, Path(item): Path<String>) -> Resp
     };
     match sources.status(&title.entry.title.to_string()) {
         Ok(status) => {
-            let here = status.titles[0].state() == TitleState::Available;
+            let shown = &status.titles[0];
+            let here = shown.state() == TitleState::Available;
             let promise = if here { String::new() } else { promise(&sources, title.entry.title).await };
-            let body = watch_body(&status.titles[0], &title.entry.description, &title.entry.media.mime, &promise);
+            let checkout = match shown.playable {
+                true => None,
+                false => sources.grants.checkout(title.entry.item).await,
+            };
+            let about = About {
+                description: &title.entry.description,
+                mime: &title.entry.media.mime,
+                promise: &promise,
+                checkout: checkout.as_deref(),
+            };
+            let body = watch_body(shown, &about);
             page(&title.entry.name, false, &body).into_response()
         }
         Err(failure) => failure.into_response(),
@@ -79,6 +93,17 @@ async fn watch(State(sources): State<Sources>, Path(item): Path<String>) -> Resp
 async fn promise(sources: &Sources, title: TitleId) -> String {
     let told = tokio::time::timeout(PROMISE_WITHIN, sources.link.estimate(title)).await;
     told.ok().and_then(Result::ok).map_or_else(String::new, |told| show::capital(&show::ready(&told, clock::utc())))
+}
+
+async fn preview(State(sources): State<Sources>, Path(item): Path<String>) -> Response {
+    let title = item.parse::<ItemId>().ok().and_then(|item| sources.catalog.of_item(item));
+    let previewed = title.and_then(|title| grants::preview_of(&title.entry).map(|preview| (title, preview)));
+    let Some((title, preview)) = previewed else {
+        return (StatusCode::NOT_FOUND, page("Not here", false, &missing_body())).into_response();
+    };
+    let go_on = sources.how_to_go_on(&title.entry).await;
+    let entry = &title.entry;
+    page(&entry.name, false, &preview_body(entry, preview.length(), &go_on)).into_response()
 }
 
 async fn stylesheet() -> impl IntoResponse {
@@ -160,7 +185,19 @@ fn tile(title: &TitleStatus) -> Markup {
     }
 }
 
-fn watch_body(title: &TitleStatus, description: &str, mime: &str, promise: &str) -> Markup {
+/// What a title's page says besides how the title stands.
+#[derive(Default)]
+struct About<'a> {
+    description: &'a str,
+    mime: &'a str,
+    /// When it will be here; may be empty.
+    promise: &'a str,
+    /// Where it can be paid in a browser.
+    checkout: Option<&'a str>,
+}
+
+fn watch_body(title: &TitleStatus, about: &About<'_>) -> Markup {
+    let About { description, mime, promise, checkout } = *about;
     let item = ItemId::try_from(title.item.as_slice()).map(|item| item.to_string()).unwrap_or_default();
     let source = format!("/play/{item}");
     html! {
@@ -176,7 +213,18 @@ fn watch_body(title: &TitleStatus, description: &str, mime: &str, promise: &str)
         }
         main {
             @if !title.playable {
-                p.empty { "Needs payment. On this box: " code { "peer-node pay \"" (title.name) "\"" } }
+                p.empty {
+                    "Needs payment. "
+                    @if let Some(url) = checkout { "Pay in a browser: " a href=(url) rel="noreferrer" { (url) } ". " }
+                    "On this box: " code { "peer-node pay \"" (title.name) "\"" }
+                }
+                @if title.preview_ms > 0 {
+                    p.empty {
+                        a href={ "/tv/preview/" (item) } {
+                            "▶ Watch the first " (show::ago(Duration::from_millis(title.preview_ms)))
+                        }
+                    }
+                }
             } @else if mime.starts_with("audio/") {
                 audio controls autoplay preload="metadata" src=(source) {}
             } @else if mime.starts_with("video/") {
@@ -185,6 +233,27 @@ fn watch_body(title: &TitleStatus, description: &str, mime: &str, promise: &str)
                 p.empty { a href=(source) { "Open the file" } }
             }
             @if !description.is_empty() { p.description { (description) } }
+        }
+    }
+}
+
+fn preview_body(entry: &CatalogEntry, length: Duration, go_on: &str) -> Markup {
+    let source = format!("/preview/{}", entry.item);
+    html! {
+        header {
+            p.facts {
+                a href={ "/tv/watch/" (entry.item) } { "‹ Back" }
+                span { "The first " (show::ago(length)) ", free" }
+            }
+            h1 { (entry.name) }
+        }
+        main {
+            @if entry.media.mime.starts_with("audio/") {
+                audio controls autoplay preload="metadata" src=(source) {}
+            } @else {
+                video controls autoplay preload="metadata" src=(source) {}
+            }
+            p.empty { (go_on) }
         }
     }
 }
@@ -233,8 +302,22 @@ mod tests {
     #[test]
     fn unpaid_title_has_no_player() {
         let title = TitleStatus { item: vec![7; 32], ..TitleStatus::default() };
-        assert!(!watch_body(&title, "", "video/mp4", "").into_string().contains("<video"));
+        let film = About { mime: "video/mp4", ..About::default() };
+        assert!(!watch_body(&title, &film).into_string().contains("<video"));
         let paid = TitleStatus { playable: true, ..title };
-        assert!(watch_body(&paid, "", "video/mp4", "").into_string().contains("<video"));
+        assert!(watch_body(&paid, &film).into_string().contains("<video"));
+    }
+
+    #[test]
+    fn unpaid_title_says_where_it_can_be_paid_and_what_is_free() {
+        let title = TitleStatus { item: vec![7; 32], preview_ms: 300_000, ..TitleStatus::default() };
+        let checkout = Some("https://keys.example/pay/abc");
+        let about = About { mime: "video/mp4", checkout, ..About::default() };
+        let html = watch_body(&title, &about).into_string();
+        assert!(html.contains("href=\"https://keys.example/pay/abc\"") && html.contains("peer-node pay"), "{html}");
+        assert!(html.contains("Watch the first 5 min") && html.contains("/tv/preview/0707"), "{html}");
+        let paid = TitleStatus { playable: true, ..title };
+        let html = watch_body(&paid, &About { checkout: None, ..about }).into_string();
+        assert!(!html.contains("/pay/") && !html.contains("/tv/preview/"));
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 
+use crate::drip::{Drip, Preview};
 use crate::geometry::Geometry;
 use crate::id::{ItemId, PublisherId, TitleId, is_label};
 use crate::invalid::{Invalid, id, positive, present};
@@ -18,6 +19,7 @@ use crate::limit::{self, Limit, MAX_DURATION_MS};
 use crate::pb::common as pb;
 use crate::seal::KeyCommitment;
 use crate::signed::Statement;
+use crate::span_tree::SpanCommitment;
 use crate::time::Utc;
 
 /// Longest name, in bytes of UTF-8.
@@ -57,6 +59,8 @@ pub struct CatalogEntry {
     pub geometry: Geometry,
     /// To which content key the publisher commits.
     pub commitment: KeyCommitment,
+    /// To which span keys; there where an offer drips or has a preview.
+    pub span_commitment: Option<SpanCommitment>,
     /// One line for people.
     pub name: String,
     /// Some lines for people; may be empty.
@@ -244,6 +248,8 @@ pub struct Offer {
     pub price: Money,
     /// Which clocks apply.
     pub policy: Policy,
+    /// What may be watched before it is paid.
+    pub preview: Option<Preview>,
 }
 
 /// The name of an offer: 1 to 32 of `a-z 0-9 -`.
@@ -302,6 +308,8 @@ pub struct Policy {
     pub not_before: Limit<Utc>,
     /// The viewing period ends.
     pub not_after: Limit<Utc>,
+    /// Keys leave span by span while the title plays; else its whole key at once.
+    pub drip: Option<Drip>,
 }
 
 impl Policy {
@@ -314,6 +322,7 @@ impl Policy {
         offline_grace: Limit::Unlimited,
         not_before: Limit::Unlimited,
         not_after: Limit::Unlimited,
+        drip: None,
     };
 
     /// True when a key may be released at this moment: inside the viewing period, which ends before `not_after`.
@@ -410,6 +419,7 @@ impl From<&CatalogEntry> for pb::CatalogEntry {
             expires: Some(entry.expires.into()),
             offers: entry.offers.iter().map(Into::into).collect(),
             withdrawn: entry.withdrawn,
+            span_commitment: entry.span_commitment.map(|spans| spans.to_vec()),
         }
     }
 }
@@ -432,6 +442,9 @@ impl TryFrom<pb::CatalogEntry> for CatalogEntry {
             pb::Kind::Audio => Kind::Audio,
             pb::Kind::File => Kind::File,
         };
+        let offers = offers(message.offers)?;
+        let span_commitment = message.span_commitment.map(|bytes| id("span_commitment", &bytes)).transpose()?;
+        check_spans(&offers, span_commitment.as_ref(), &geometry)?;
         Ok(Self {
             title: id("title_id", &message.title_id)?,
             version: positive("version", message.version)?,
@@ -439,6 +452,7 @@ impl TryFrom<pb::CatalogEntry> for CatalogEntry {
             item: id("item_id", &message.item_id)?,
             geometry,
             commitment: id("commitment", &message.commitment)?,
+            span_commitment,
             name: name(message.name)?,
             description: description(message.description)?,
             kind,
@@ -448,7 +462,7 @@ impl TryFrom<pb::CatalogEntry> for CatalogEntry {
             regions: regions(&message.regions)?,
             released: limit::utc("released_utc_ms", message.released_utc_ms)?,
             expires: limit::moment("expires", message.expires)?,
-            offers: offers(message.offers)?,
+            offers,
             withdrawn: message.withdrawn,
         })
     }
@@ -542,6 +556,7 @@ impl From<&Offer> for pb::Offer {
             kind: kind.into(),
             price: Some(offer.price.into()),
             policy: Some((&offer.policy).into()),
+            preview: offer.preview.map(Into::into),
         }
     }
 }
@@ -566,7 +581,8 @@ impl TryFrom<pb::Offer> for Offer {
         if kind == OfferKind::Buy && ends != [true; 3] {
             return Err(Invalid::new("policy", "of a buy offer must not end: start_by, finish_within, not_after"));
         }
-        Ok(Self { id: message.id.parse()?, kind, price, policy })
+        let preview = message.preview.map(Preview::try_from).transpose().map_err(|error| error.inside("preview"))?;
+        Ok(Self { id: message.id.parse()?, kind, price, policy, preview })
     }
 }
 
@@ -594,6 +610,7 @@ impl From<&Policy> for pb::Policy {
             offline_grace: Some(policy.offline_grace.into()),
             not_before: Some(policy.not_before.into()),
             not_after: Some(policy.not_after.into()),
+            drip: policy.drip.map(Into::into),
         }
     }
 }
@@ -616,6 +633,7 @@ impl TryFrom<pb::Policy> for Policy {
             offline_grace,
             not_before,
             not_after,
+            drip: message.drip.map(Drip::try_from).transpose().map_err(|error| error.inside("drip"))?,
         })
     }
 }
@@ -689,6 +707,19 @@ fn offers(messages: Vec<pb::Offer>) -> Result<Vec<Offer>, Invalid> {
         offers.push(offer);
     }
     Ok(offers)
+}
+
+/// Keys of spans leave only where each can be checked, and a preview never is the whole title.
+fn check_spans(offers: &[Offer], commitment: Option<&SpanCommitment>, geometry: &Geometry) -> Result<(), Invalid> {
+    let releases_spans = |offer: &Offer| offer.policy.drip.is_some() || offer.preview.is_some();
+    if commitment.is_none() && offers.iter().any(releases_spans) {
+        return Err(Invalid::new("span_commitment", "is missing: an offer drips or has a preview"));
+    }
+    let is_whole = |preview: &Preview| preview.spans() >= geometry.n_spans();
+    if offers.iter().filter_map(|offer| offer.preview.as_ref()).any(is_whole) {
+        return Err(Invalid::new("offers", "have a preview that is the whole title"));
+    }
+    Ok(())
 }
 
 fn capitals<const N: usize>(text: &str) -> Option<[u8; N]> {

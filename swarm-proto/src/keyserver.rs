@@ -10,6 +10,7 @@ pub mod billing;
 pub mod cashier;
 pub mod clock_watch;
 pub mod compaction;
+pub mod drips;
 pub mod dues;
 pub mod grants;
 pub mod ledger;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use prost::Message as _;
 
 use crate::catalog::{Policy, period};
+use crate::drip::Drip;
 use crate::geometry::MAX_SPANS;
 use crate::id::{DeviceId, ItemId, OrderId, ServerId};
 use crate::invalid::{Invalid, id, positive, present};
@@ -21,8 +22,11 @@ use crate::signed::{Signed, Statement};
 use crate::time::Utc;
 use crate::wrap;
 
-/// The rules by which this code reads a licence.
+/// The rules by which this code reads a licence that comes with a key.
 pub const POLICY_VERSION: u32 = 1;
+
+/// The rules of a licence whose keys leave span by span: a reader that knows only the others must not read it.
+pub const DRIP_POLICY_VERSION: u32 = 2;
 
 /// How far past `finish_within` a viewing under way may run when the licence finishes softly: the longest film there is,
 /// with an interval. A bound all the same, so that a player left on pause does not make a purchase of a rental.
@@ -63,6 +67,8 @@ pub struct Licence {
     pub policy_version: u32,
     /// When the title was first played under this order, on whichever device, as far as the keyserver has heard.
     pub first_play: Option<Utc>,
+    /// Its keys leave span by span, at this pace; else the whole key comes with the licence.
+    pub drip: Option<Drip>,
 }
 
 /// What the licence belongs to: the purchase, and who may use it for what.
@@ -121,8 +127,9 @@ impl Licence {
             renew_after: policy.renew_after,
             offline_grace: policy.offline_grace,
             issued,
-            policy_version: POLICY_VERSION,
+            policy_version: if policy.drip.is_some() { DRIP_POLICY_VERSION } else { POLICY_VERSION },
             first_play: None,
+            drip: policy.drip,
         }
     }
 
@@ -240,14 +247,19 @@ impl Statement for Licence {
             issued_utc_ms: self.issued.as_millis(),
             policy_version: self.policy_version,
             first_play_utc_ms: self.first_play.map(Utc::as_millis),
+            drip: self.drip.map(Into::into),
         }
         .encode_to_vec()
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
         let message = pb::Licence::decode(bytes).map_err(|error| Invalid::new(Self::CONTEXT, error.to_string()))?;
-        if message.policy_version != POLICY_VERSION {
-            return Err(Invalid::new("policy_version", format!("must be {POLICY_VERSION}: update this program")));
+        let drip = message.drip.map(Drip::try_from).transpose().map_err(|error| error.inside("drip"))?;
+        match (message.policy_version, drip) {
+            (POLICY_VERSION, None) | (DRIP_POLICY_VERSION, Some(_)) => {}
+            (POLICY_VERSION, Some(_)) => return Err(Invalid::new("drip", "belongs to another policy_version")),
+            (DRIP_POLICY_VERSION, None) => return Err(Invalid::new("drip", "is missing")),
+            _ => return Err(Invalid::new("policy_version", "is not known: update this program")),
         }
         let (not_before, not_after) = period(message.not_before, message.not_after)?;
         Ok(Self {
@@ -267,6 +279,7 @@ impl Statement for Licence {
             issued: limit::utc("issued_utc_ms", message.issued_utc_ms)?,
             policy_version: message.policy_version,
             first_play: message.first_play_utc_ms.map(|first| limit::utc("first_play_utc_ms", first)).transpose()?,
+            drip,
         })
     }
 }

@@ -4,6 +4,7 @@
 //! and does what they wish. A chunk's bytes never come here, only indices and verdicts.
 
 pub mod chunk_set;
+pub mod dripping;
 pub mod news;
 pub mod picker;
 pub mod rate;

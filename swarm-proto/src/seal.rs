@@ -97,7 +97,7 @@ impl ContentKey {
         KeyCommitment(blake3::derive_key(COMMITMENT_CONTEXT, &*self.0))
     }
 
-    /// The keys of some spans: what a preview releases. Empty spans are `None`, as are spans beyond what items have.
+    /// The keys of some spans: what a preview or a drip releases. Empty spans are `None`, as are spans beyond what items have.
     pub fn spans(&self, spans: Range<u32>) -> Option<SpanKeys> {
         if spans.is_empty() || spans.end > MAX_SPANS {
             return None;
@@ -150,7 +150,17 @@ impl SpanKeys {
         self.first.get()..self.first.get() + (self.keys.len() / KEY_BYTES) as u32
     }
 
-    fn key(&self, span: SpanIndex) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
+    /// The same keys, each for itself: so that one can be dropped while others stay.
+    pub fn each(&self) -> impl Iterator<Item = SpanKeys> {
+        let spans = self.range().filter_map(SpanIndex::new).zip(self.keys.chunks_exact(KEY_BYTES));
+        spans.map(|(first, key)| SpanKeys { prefix: self.prefix, first, keys: Zeroizing::new(key.to_vec()) })
+    }
+
+    pub(crate) const fn prefix(&self) -> &[u8; NONCE_PREFIX_BYTES] {
+        &self.prefix
+    }
+
+    pub(crate) fn key(&self, span: SpanIndex) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
         let place = span.get().checked_sub(self.first.get())? as usize * KEY_BYTES;
         let key = self.keys.get(place..place + KEY_BYTES)?;
         key.try_into().ok().map(Zeroizing::new)
@@ -173,7 +183,8 @@ pub enum ReleasedError {
 pub enum Released {
     /// Everything. Can be checked against the commitment.
     Whole(ContentKey),
-    /// A preview. Cannot be checked against the commitment; a wrong key shows as [`OpenError::Forged`].
+    /// Some spans. Cannot be checked against the commitment to the content key, but against the one to all span keys
+    /// ([`crate::span_tree::SpanCommitment`]).
     Spans(SpanKeys),
 }
 

@@ -5,6 +5,7 @@
 //! small order, which would give a shared secret that everyone knows, are refused on both sides.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use hpke::aead::ChaCha20Poly1305;
@@ -19,6 +20,7 @@ use crate::id::{DeviceId, IdError, ItemId, OrderId, read_hex, write_hex};
 use crate::invalid::{self, Invalid};
 use crate::pb::common as pb;
 use crate::seal::KeyCommitment;
+use crate::span_tree::SpanCommitment;
 
 /// Longest ciphertext: the keys of all spans of the longest item fit twice.
 pub const MAX_CIPHERTEXT_BYTES: usize = 128 * 1024;
@@ -40,6 +42,8 @@ pub enum Label {
     Grant,
     /// Publisher to keyserver: the key of an item. AAD: [`deposit_aad`].
     Deposit,
+    /// Keyserver to device: keys of some spans. AAD: [`span_keys_aad`].
+    SpanKeys,
     /// A device to itself: the key of an item that is being published, kept until it is deposited.
     JobKey,
 }
@@ -49,6 +53,7 @@ impl Label {
         match self {
             Self::Grant => b"reelswarm v1 grant",
             Self::Deposit => b"reelswarm v1 deposit",
+            Self::SpanKeys => b"reelswarm v1 span keys",
             Self::JobKey => b"reelswarm v1 job key",
         }
     }
@@ -78,6 +83,26 @@ pub fn deposit_aad(item: &ItemId, commitment: &KeyCommitment) -> [u8; 64] {
     let mut aad = [0; 64];
     aad[..32].copy_from_slice(item.as_bytes());
     aad[32..].copy_from_slice(commitment.as_bytes());
+    aad
+}
+
+/// Binds released span keys to the purchase (none: a preview), the device, the item, its commitment and the spans.
+pub fn span_keys_aad(
+    order: Option<&OrderId>,
+    device: &DeviceId,
+    item: &ItemId,
+    commitment: &SpanCommitment,
+    spans: &Range<u32>,
+) -> [u8; 120] {
+    let mut aad = [0; 120];
+    if let Some(order) = order {
+        aad[..16].copy_from_slice(order.as_bytes());
+    }
+    aad[16..48].copy_from_slice(device.as_bytes());
+    aad[48..80].copy_from_slice(item.as_bytes());
+    aad[80..112].copy_from_slice(commitment.as_bytes());
+    aad[112..116].copy_from_slice(&spans.start.to_be_bytes());
+    aad[116..].copy_from_slice(&(spans.len() as u32).to_be_bytes());
     aad
 }
 

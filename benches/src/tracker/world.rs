@@ -293,6 +293,7 @@ fn entry(publisher: &SigningKey, n: u32) -> CatalogEntry {
         item: item(n),
         geometry: Geometry::of_sealed(u64::from(CHUNKS) * CHUNK_BYTES).expect("a whole number of chunks"),
         commitment: KeyCommitment::from_bytes([3; 32]),
+        span_commitment: None,
         name: format!("Title {n}"),
         description: "A harbour at dawn".to_owned(),
         kind: Kind::Video,

@@ -11,6 +11,7 @@ use swarm_proto::pb::keyserver as pb;
 use swarm_proto::pb::keyserver::deposits_server;
 use swarm_proto::seal::{ContentKey, KeyCommitment};
 use swarm_proto::signed::Signed;
+use swarm_proto::span_tree::SpanTree;
 use swarm_proto::wrap::{Wrapped, deposit_aad};
 use tonic::{Request, Response, Status};
 
@@ -43,6 +44,13 @@ impl Deposits {
             }
             None => self.imported(&keys, &entry).await?,
         };
+        if let Some(spans) = entry.span_commitment {
+            let tree =
+                SpanTree::of(&key, entry.geometry.n_spans()).ok_or_else(|| not_the_key("the item has no spans"))?;
+            if tree.commitment() != spans {
+                return Err(not_the_key("the keys of its spans are not those that the entry commits to"));
+            }
+        }
         let sealed = keys.vault.seal(&entry.item, &key);
         let item = entry.item;
         let already = settled(books.deposit(entry, sealed).await, refusals::deposit)?;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use daemon::{Exit, Failure};
-use swarm_proto::id::DeviceId;
+use swarm_proto::id::{AccountId, DeviceId};
 use swarm_proto::keyserver::players::{DeviceName, Players, Playing};
 use swarm_proto::keyserver::record::Reason;
 use swarm_proto::limit::Limit;
@@ -18,7 +18,7 @@ use swarm_proto::signed::Signed;
 use swarm_proto::time::Utc;
 use tonic::{Request, Response, Status};
 
-use super::Context;
+use super::{Context, Counters};
 use crate::books::rights::Right;
 use crate::convert::{id, optional_item, order, order_id, page_request, page_token, refuse, settled};
 use crate::{clock, config, refusals};
@@ -26,18 +26,40 @@ use crate::{clock, config, refusals};
 /// Intervals that a device may miss before its place is free.
 const MISSED: u32 = 3;
 
-/// Asked by devices.
-pub(crate) struct Rights {
-    context: Context,
+/// The places that accounts have for playing. Clones are the same places.
+#[derive(Clone)]
+pub(crate) struct Place {
+    counters: Counters,
     interval: Duration,
     players: Arc<Mutex<Players>>,
 }
 
-impl Rights {
-    pub(crate) fn new(context: Context, config: &config::Play) -> Rights {
+impl Place {
+    pub(crate) fn new(counters: Counters, config: &config::Play) -> Place {
         let interval = config.report_every.get();
         let players = Players::new(config.players(interval.saturating_mul(MISSED)));
-        Rights { context, interval, players: Arc::new(Mutex::new(players)) }
+        Place { counters, interval, players: Arc::new(Mutex::new(players)) }
+    }
+
+    /// Takes a place for a device, or keeps it.
+    pub(crate) fn take(&self, account: AccountId, playing: Playing) -> Result<(), Status> {
+        let mono = clock::now().mono;
+        let mut players = self.players.lock().unwrap_or_else(PoisonError::into_inner);
+        let admitted = players.handle_playing(mono, account, playing);
+        self.counters.count_result("play", &admitted);
+        admitted.map_err(|refusal| refusals::players(&refusal).into())
+    }
+}
+
+/// Asked by devices.
+pub(crate) struct Rights {
+    context: Context,
+    place: Place,
+}
+
+impl Rights {
+    pub(crate) fn new(context: Context, place: Place) -> Rights {
+        Rights { context, place }
     }
 }
 
@@ -65,12 +87,8 @@ impl rights_server::Rights for Rights {
         let first_play = Utc::from_millis(first_play_utc_ms);
         settled(self.context.books.report_play(asker, order, first_play).await, refusals::play)?;
         let playing = Playing { device: asker.device, name, begins, takes_over: take_over };
-        let mono = clock::now().mono;
-        let admitted =
-            self.players.lock().unwrap_or_else(PoisonError::into_inner).handle_playing(mono, asker.account, playing);
-        self.context.counters.count_result("play", &admitted);
-        admitted.map_err(|refusal| Status::from(refusals::players(&refusal)))?;
-        let interval_ms = u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX);
+        self.place.take(asker.account, playing)?;
+        let interval_ms = u64::try_from(self.place.interval.as_millis()).unwrap_or(u64::MAX);
         Ok(Response::new(pb::ReportPlayResponse { interval_ms }))
     }
 

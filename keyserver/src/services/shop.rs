@@ -78,23 +78,22 @@ impl Shop {
         let keys = self.context.keys.now();
         let content_key = keys.vault.open(&licence.item, &licence.commitment, &key).map_err(|error| {
             tracing::error!(item = %licence.item, %error, "a deposited key cannot be released");
-            Failure::new(Exit::Integrity, "E-VAULT-03", "the key of the item cannot be released")
-                .why(error)
-                .hint("the operator checks the journal with `keyserver audit verify`")
+            refusals::sealed_key(&error)
         })?;
         let signed = Signed::sign(&keys.signing, &licence).map_err(|error| {
             Failure::new(Exit::Failed, "E-GRANT-02", "the licence breaks a rule")
                 .why(error)
                 .hint("report this: it is a fault of the keyserver")
         })?;
+        let utc_ms = clock::utc().as_millis();
+        if licence.drip.is_some() {
+            // Its keys leave while it plays; that there is one, and the right one, is known now.
+            return Ok(pb::Grant { licence: Some(signed.into()), key: None, utc_ms });
+        }
         let secret = Released::Whole(content_key).encode();
-        let wrapped =
-            wrap(&mut crate::rng(), to, Label::Grant, &licence.grant_aad(&signed), &secret).map_err(|error| {
-                Failure::new(Exit::Usage, "E-GRANT-03", "the key cannot be wrapped to the device")
-                    .why(error)
-                    .hint("enrol the device again: its HPKE key is unusable")
-            })?;
-        Ok(pb::Grant { licence: Some(signed.into()), key: Some(wrapped.into()), utc_ms: clock::utc().as_millis() })
+        let wrapped = wrap(&mut crate::rng(), to, Label::Grant, &licence.grant_aad(&signed), &secret)
+            .map_err(|error| refusals::unwrappable(&error))?;
+        Ok(pb::Grant { licence: Some(signed.into()), key: Some(wrapped.into()), utc_ms })
     }
 }
 

@@ -44,6 +44,7 @@ impl Film {
             item: self.item,
             geometry: Geometry::of_plain(40 << 20).expect("a length"),
             commitment: self.key.commitment(),
+            span_commitment: None,
             name: "Harbour at dawn".to_owned(),
             description: String::new(),
             kind: Kind::Video,
@@ -70,5 +71,5 @@ pub(crate) fn money(minor: u64, currency: &str) -> Money {
 }
 
 fn offer(id: &str, price: Money, policy: Policy) -> Offer {
-    Offer { id: id.parse().expect("an id"), kind: OfferKind::Rent, price, policy }
+    Offer { id: id.parse().expect("an id"), kind: OfferKind::Rent, price, policy, preview: None }
 }

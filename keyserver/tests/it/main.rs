@@ -15,6 +15,7 @@ mod operator;
 mod process;
 mod rights;
 mod sales;
+mod spans;
 mod stripe;
 mod tills;
 mod volumes;

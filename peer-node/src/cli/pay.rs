@@ -33,6 +33,8 @@ struct Answer<'a> {
     state: &'a str,
     playable: bool,
     play_url: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    checkout_url: &'a str,
 }
 
 pub(super) async fn run(global: &Global, args: PayArgs) -> anyhow::Result<Exit> {
@@ -54,12 +56,17 @@ pub(super) async fn run(global: &Global, args: PayArgs) -> anyhow::Result<Exit> 
         replaces: args.replaces.map(|device| device.to_vec()).unwrap_or_default(),
     };
     let bought = device.client.buy(request).await.map_err(|status| device.failure(&status))?.into_inner();
-    let BuyResponse { order_code, state, playable, play_url, .. } = &bought;
-    let answer = Answer { order: order_code, state, playable: *playable, play_url };
+    let BuyResponse { order_code, state, playable, play_url, checkout_url, .. } = &bought;
+    let answer = Answer { order: order_code, state, playable: *playable, play_url, checkout_url };
     global.print(&answer, || match (playable, order_code.as_str()) {
         (true, order) => format!("order {order}: {state}; play it at {play_url}\n"),
         (false, "") => format!("ordered: {state}; the rest happens by itself\n"),
-        (false, order) => format!("order {order}: {state}; the key comes by itself once it is paid\n"),
+        (false, order) if checkout_url.is_empty() => {
+            format!("order {order}: {state}; the key comes by itself once it is paid\n")
+        }
+        (false, order) => format!(
+            "order {order}: {state}\npay it in a browser: {checkout_url}\nthe key comes by itself once it is paid\n"
+        ),
     })?;
     Ok(Exit::Done)
 }

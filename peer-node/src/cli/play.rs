@@ -20,6 +20,9 @@ pub(super) struct PlayArgs {
     /// Open it in mpv, VLC or whatever plays videos here
     #[arg(long)]
     open: bool,
+    /// Only the beginning that is free
+    #[arg(long, conflicts_with = "take_over")]
+    preview: bool,
     /// If too many devices of the account play, stop the one that has been silent longest
     #[arg(long)]
     take_over: bool,
@@ -29,12 +32,14 @@ pub(super) struct PlayArgs {
 struct Answer {
     url: String,
     playable_until: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    go_on: Option<String>,
     opened_in: Option<&'static str>,
 }
 
 pub(super) async fn run(global: &Global, args: PlayArgs) -> anyhow::Result<Exit> {
     let mut device = Device::reach(global).await?;
-    let request = GetPlayUrlRequest { title: query(&args.title), take_over: args.take_over };
+    let request = GetPlayUrlRequest { title: query(&args.title), take_over: args.take_over, preview: args.preview };
     let answer = device.client.get_play_url(request).await.map_err(|status| device.failure(&status))?.into_inner();
     let opened_in = if args.open { Some(open(&answer.url)?) } else { None };
     let expiry = show::expiry(answer.expiry.as_ref());
@@ -42,7 +47,12 @@ pub(super) async fn run(global: &Global, args: PlayArgs) -> anyhow::Result<Exit>
         // The address alone is on stdout, for `mpv "$(peer-node play TITLE)"`.
         eprintln!("begin before {moment}");
     }
-    let answer = Answer { url: answer.url, playable_until: expiry, opened_in };
+    if args.preview && !global.json {
+        let length = std::time::Duration::from_millis(answer.preview_ms);
+        eprintln!("the first {}. {}", show::ago(length), answer.go_on);
+    }
+    let go_on = Some(answer.go_on).filter(|words| !words.is_empty());
+    let answer = Answer { url: answer.url, playable_until: expiry, go_on, opened_in };
     global.print(&answer, || format!("{}\n", answer.url))
 }
 

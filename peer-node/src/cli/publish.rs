@@ -15,7 +15,7 @@ use clap::{Args, Subcommand};
 use daemon::client;
 use daemon::data_folder::DataFolder;
 use daemon::exit::{Exit, Failure};
-use daemon::{logs, secrets};
+use daemon::{logs, secrets, units};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use swarm_proto::catalog::{CatalogEntry, Region};
@@ -50,9 +50,13 @@ pub(super) struct PublishArgs {
     /// Some lines about it
     #[arg(long, default_value = "", hide_default_value = true)]
     description: String,
-    /// What it costs: rent:2.99EUR:48h, buy:9.99EUR or pass:1; may be given several times
+    /// What it costs: rent:2.99EUR:48h, buy:9.99EUR or pass:1, with :drip at the end if its keys are to leave while it
+    /// plays; may be given several times
     #[arg(long, value_name = "OFFER")]
     offer: Vec<String>,
+    /// How much of its beginning is free, such as 5m
+    #[arg(long, value_name = "TIME")]
+    preview: Option<units::Duration>,
     /// A small picture: JPEG, PNG or WebP, at most 32 KiB
     #[arg(long, value_name = "FILE")]
     poster: Option<PathBuf>,
@@ -133,6 +137,7 @@ pub(super) async fn run(global: &Global, args: PublishArgs) -> anyhow::Result<Ex
         name: args.title,
         description: args.description,
         offers,
+        preview: args.preview.map(|preview| preview.get()),
         poster: args.poster,
         rating_age: args.rating_age,
         regions,

@@ -45,7 +45,7 @@ pub fn split(boxes: u64, seeds: u64) -> String {
     format!("{neighbours} % neighbours, {} % ISP", 100 - neighbours)
 }
 
-/// A time that has passed, in its largest unit: `12 s`, `5 min`, `3 h`, `2 days`.
+/// A length of time, in its largest unit: `12 s`, `5 min`, `3 h`, `2 days`.
 pub fn ago(passed: Duration) -> String {
     match passed.as_secs() {
         secs @ ..120 => format!("{secs} s"),

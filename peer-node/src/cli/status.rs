@@ -83,6 +83,8 @@ pub(super) struct TitleLine {
     last_data_ms_ago: Option<u64>,
     playable: bool,
     playable_until: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    checkout_url: String,
     play_url: String,
 }
 
@@ -155,7 +157,9 @@ fn row(title: &TitleStatus) -> [String; 6] {
     let (boxes, seeds) = status::bytes_by_kind(title);
     let from = if boxes + seeds > 0 { show::split(boxes, seeds) } else { String::new() };
     let rate = if title.rate_bytes_per_sec > 0 { show::rate(title.rate_bytes_per_sec) } else { String::new() };
+    let payable = |url: &str| format!("to be paid: {}", show::text(url));
     let playable = match show::begin_before(title) {
+        _ if !title.playable && !title.checkout_url.is_empty() => payable(&title.checkout_url),
         Some(expiry) if title.playable => format!("playable, {expiry}"),
         None if title.playable => "playable".to_owned(),
         _ => String::new(),
@@ -239,6 +243,7 @@ impl TitleLine {
             last_data_ms_ago: title.last_data_ms_ago,
             playable: title.playable,
             playable_until: show::expiry(title.expiry.as_ref()),
+            checkout_url: title.checkout_url.clone(),
             play_url: title.play_url.clone(),
         }
     }

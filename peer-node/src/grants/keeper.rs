@@ -25,9 +25,11 @@ use swarm_proto::licence::{Denied, Licence};
 use swarm_proto::pb::common;
 use swarm_proto::pb::keyserver as pb;
 use swarm_proto::pb::keyserver::OrderState;
+use swarm_proto::pb::keyserver::checkout_client::CheckoutClient;
 use swarm_proto::pb::keyserver::deposits_client::DepositsClient;
 use swarm_proto::pb::keyserver::rights_client::RightsClient;
 use swarm_proto::pb::keyserver::shop_client::ShopClient;
+use swarm_proto::pb::keyserver::spans_client::SpansClient;
 use swarm_proto::revocations::Revocations;
 use swarm_proto::seal::KeyCommitment;
 use swarm_proto::server_time::{NONCE_BYTES, ServerTime};
@@ -41,9 +43,11 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
+use super::checkout::Links;
 use super::records::{self, Grant, Key, Order};
 use super::{Deps, Purchase, PurchaseState, Shared, State, TrustedTime, Viewings, lineage};
 use crate::config::AUTO;
+use crate::identity::{Identity, Members};
 use crate::tracker_link::LinkState;
 
 /// How long one call may take. Three of them fit into the ten seconds that a buyer's own request may last.
@@ -85,17 +89,26 @@ pub(super) enum Request {
     },
     /// Asks for a place to play.
     TakePlace { item: ItemId, take_over: bool, reply: oneshot::Sender<Result<(), Failure>> },
+    /// Asks who the keyserver is, and how it is reached.
+    Session { reply: oneshot::Sender<Result<Session, Failure>> },
     /// Starts the clock of a rental, durably.
     FirstPlay { item: ItemId, order: OrderId, reply: oneshot::Sender<Result<(), Failure>> },
 }
 
 /// A keyserver that has proven to be the one we know.
 #[derive(Clone)]
-struct Session {
+pub(super) struct Session {
     url: String,
     channel: Channel,
     server: ServerId,
     greeted: Instant,
+}
+
+/// Proves this device and its account to the keyserver.
+#[derive(Clone)]
+pub(super) struct Caller {
+    pub(super) identity: Arc<Identity>,
+    pub(super) members: Members,
 }
 
 /// Follows orders until their grants are here.
@@ -154,17 +167,25 @@ impl Keeper {
         };
         let is_recovered = store.get(&Key::Recovered.bytes()).await?.is_some();
         let states = orders.values().map(|order: &Order| (order.item, order.state)).collect();
+        let mut links = Links::default();
+        for order in orders.values() {
+            links.note(order.item, order.awaits_money());
+        }
         let time = TrustedTime::resume(high_water, now.mono);
         let state = State {
             time,
             grants,
             orders: states,
             open: BTreeMap::new(),
+            previews: BTreeMap::new(),
+            links,
             viewings: Viewings::default(),
             revoked,
             ended: BTreeMap::new(),
         };
-        let shared = Arc::new(Shared { identity: deps.identity.clone(), clock: deps.clock, state: RwLock::new(state) });
+        let caller = Caller { identity: deps.identity.clone(), members: deps.members.clone() };
+        let (name, clock) = (deps.name.clone(), deps.clock);
+        let shared = Arc::new(Shared { caller, name, clock, state: RwLock::new(state) });
         let down = LinkState { url: String::new(), up: false, since: now.utc, last_error: "not tried yet".to_owned() };
         let (link, link_seen) = watch::channel(down);
         let keeper = Keeper {
@@ -208,6 +229,7 @@ impl Keeper {
                     drop(reply.send(result));
                 }
                 Some(Request::FirstPlay { item, order, reply }) => drop(reply.send(self.first_play(item, order).await)),
+                Some(Request::Session { reply }) => drop(reply.send(self.session().await)),
                 Some(Request::TakePlace { item, take_over, reply }) => {
                     let result = self.take_place(item, take_over).await;
                     if let Err(Err(failure)) = reply.send(result) {
@@ -264,7 +286,9 @@ impl Keeper {
                 Ok(()) => tracing::info!(%item, "licence renewed"),
             }
         }
-        Ok(self.orders.values().any(Order::is_open))
+        self.shared.link_pending(&session).await;
+        let browsed = self.bought_in_a_browser(&session).await?;
+        Ok(browsed || self.orders.values().any(Order::is_open))
     }
 
     async fn buy(
@@ -415,8 +439,15 @@ impl Keeper {
         anyhow::ensure!(licence.item == item, "its licence is for another item");
         anyhow::ensure!(licence.order == order, "its licence is for another order");
         let commitment = commitment.context("nobody committed to its key")?;
-        let grant = Grant { licence, signed, key: answer.key.context("it has no key")?.try_into()?, first_play };
-        self.shared.unwrap(&grant, &commitment)?;
+        anyhow::ensure!(
+            answer.key.is_none() == licence.drip.is_some(),
+            "its licence and its key do not belong together"
+        );
+        let grant = Grant { licence, signed, key: answer.key.map(TryInto::try_into).transpose()?, first_play };
+        match grant.key {
+            Some(_) => drop(self.shared.unwrap(&grant, &commitment)?),
+            None => super::check_commitment(&grant, &commitment)?,
+        }
         Ok(grant)
     }
 
@@ -519,6 +550,23 @@ impl Keeper {
         self.commit(Batch::new().put(Key::Recovered.bytes(), Vec::new())).await?;
         self.is_recovered = true;
         Ok(())
+    }
+
+    /// Takes over what was bought under a link to a title. True while somebody may be buying.
+    async fn bought_in_a_browser(&mut self, session: &Session) -> Result<bool, Failure> {
+        let now = (self.shared.clock)();
+        let browsed = self.shared.read(|state| state.links.browsed(state.time.at_most(now)));
+        for item in &browsed {
+            let page = self.rights(session, item.to_vec(), Vec::new()).await?;
+            for order in page.rights.iter().filter_map(order_of).filter(|order| order.item == *item) {
+                let is_known = self.orders.values().any(|known| known.id == order.id);
+                if !is_known && self.orders.values().filter(|order| order.is_open()).count() < MAX_OPEN_ORDERS {
+                    tracing::info!(item = %order.item, offer = %order.offer, "bought in a browser");
+                    self.keep_order(order).await?;
+                }
+            }
+        }
+        Ok(!browsed.is_empty())
     }
 
     /// The same offer, bought already by another device of the account.
@@ -647,7 +695,10 @@ impl Keeper {
     async fn keep_order(&mut self, order: Order) -> Result<(), Failure> {
         let key = order.key().bytes();
         self.commit(Batch::new().put(key.clone(), order.encode())).await?;
-        self.shared.change(|state| state.orders.insert(order.item, order.state));
+        self.shared.change(|state| {
+            state.orders.insert(order.item, order.state);
+            state.links.note(order.item, order.awaits_money());
+        });
         self.orders.insert(key, order);
         Ok(())
     }
@@ -815,13 +866,20 @@ impl Keeper {
 
     /// A request that proves this device and its account.
     fn signed_call<T>(&self, session: &Session, message: T) -> Result<tonic::Request<T>, Failure> {
-        let enrolled = self.deps.members.borrow().clone().ok_or_else(|| {
+        self.shared.caller.signed_call(session, message)
+    }
+}
+
+impl Caller {
+    /// A request that proves this device and its account.
+    pub(super) fn signed_call<T>(&self, session: &Session, message: T) -> Result<tonic::Request<T>, Failure> {
+        let enrolled = self.members.borrow().clone().ok_or_else(|| {
             Failure::new(Exit::NotAllowed, "E-RIGHTS-03", "this device does not belong to an account yet")
                 .hint("enrol it: peer-node enrol CODE")
         })?;
         let membership: MetadataValue<Ascii> = enrolled.signed.to_text().parse().expect("base64url fits in metadata");
         let mut request = tonic::Request::new(message);
-        self.deps.identity.sign_call(&mut request, session.server);
+        self.identity.sign_call(&mut request, session.server);
         request.metadata_mut().insert(MEMBERSHIP_METADATA, membership);
         Ok(request)
     }
@@ -836,7 +894,15 @@ impl Session {
         RightsClient::new(self.channel.clone())
     }
 
-    async fn call<T>(
+    pub(super) fn checkout(&self) -> CheckoutClient<Channel> {
+        CheckoutClient::new(self.channel.clone())
+    }
+
+    pub(super) fn spans(&self) -> SpansClient<Channel> {
+        SpansClient::new(self.channel.clone())
+    }
+
+    pub(super) async fn call<T>(
         &self,
         asked: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T, Failure> {

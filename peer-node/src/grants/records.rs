@@ -141,6 +141,11 @@ impl Order {
         })
     }
 
+    /// The keyserver's name for it, while it waits for money.
+    pub(super) fn awaits_money(&self) -> Option<OrderId> {
+        self.id.filter(|_| self.state == OrderState::Pending)
+    }
+
     /// True while something is still to come from the keyserver.
     pub(super) fn is_open(&self) -> bool {
         match self.state {
@@ -158,7 +163,8 @@ impl Order {
 pub(super) struct Grant {
     pub(super) licence: Licence,
     pub(super) signed: Signed<Licence>,
-    pub(super) key: Wrapped,
+    /// None where its keys drip.
+    pub(super) key: Option<Wrapped>,
     pub(super) first_play: Option<Utc>,
 }
 
@@ -193,7 +199,7 @@ impl Grant {
     pub(super) fn encode(&self) -> Vec<u8> {
         StoredGrant {
             licence: Some((&self.signed).into()),
-            key: Some(self.key.clone().into()),
+            key: self.key.clone().map(Into::into),
             first_play_utc_ms: self.first_play.map(Utc::as_millis),
         }
         .encode_to_vec()
@@ -205,10 +211,15 @@ impl Grant {
         use anyhow::Context as _;
         let stored = StoredGrant::decode(bytes)?;
         let signed = Signed::<Licence>::try_from(stored.licence.context("it has no licence")?)?;
+        let licence = keyserver.verify_kept(&signed)?;
+        anyhow::ensure!(
+            stored.key.is_none() == licence.drip.is_some(),
+            "its licence and its key do not belong together"
+        );
         Ok(Grant {
-            licence: keyserver.verify_kept(&signed)?,
+            licence,
             signed,
-            key: stored.key.context("it has no key")?.try_into()?,
+            key: stored.key.map(TryInto::try_into).transpose()?,
             first_play: stored.first_play_utc_ms.map(Utc::from_millis),
         })
     }

@@ -1,11 +1,14 @@
-//! Offers as a publisher types them: `rent:2.99EUR:48h`, `buy:9.99EUR`, `pass:1:48h`.
+//! Offers as a publisher types them: `rent:2.99EUR:48h`, `buy:9.99EUR`, `pass:1:48h`, `rent:2.99EUR:48h:drip`.
 
 use std::str::FromStr as _;
 use std::time::Duration;
 
 use daemon::exit::{Exit, Failure};
 use daemon::units;
-use swarm_proto::catalog::{Currency, MAX_OFFLINE_GRACE, Money, Offer, OfferKind, Policy};
+use swarm_proto::catalog::{Currency, MAX_OFFLINE_GRACE, Media, Money, Offer, OfferKind, Policy};
+use swarm_proto::drip::{Drip, Preview, playing_time};
+use swarm_proto::geometry::Geometry;
+use swarm_proto::invalid::Invalid;
 use swarm_proto::limit::Limit;
 
 /// How long a rental waits for its first play unless the offer says otherwise: what cinemas at home are used to.
@@ -41,14 +44,53 @@ const OTHER_DIGITS: [(&str, usize); 23] = [
     ("XPF", 0),
 ];
 
-/// Reads `[ID=]KIND:PRICE[:WINDOW[:START-BY]]`.
+/// An offer, and what of it depends on how long the title plays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfferWish {
+    /// All that was typed, but for the drip and the preview.
+    pub offer: Offer,
+    /// Keys leave while the title plays.
+    pub drips: bool,
+}
+
+impl OfferWish {
+    /// The offer for this title, with a free beginning of this length, if any.
+    pub(super) fn of(&self, geometry: &Geometry, media: &Media, preview: Option<Duration>) -> Result<Offer, Failure> {
+        let mut offer = self.offer.clone();
+        let unfit = |invalid: Invalid| {
+            Failure::new(Exit::Usage, "E-OFFER-02", "the title is too short, or too long, for a drip or this preview")
+                .why(invalid)
+                .hint("leave out `drip`, or choose another --preview")
+        };
+        if !self.drips && preview.is_none() {
+            return Ok(offer);
+        }
+        let playing = playing_time(media, geometry).ok_or_else(|| {
+            Failure::new(Exit::Usage, "E-OFFER-03", "how long the file plays is not known")
+                .why("a drip and a preview are measured in playing time")
+                .hint("publish an MP4 file, or leave out `drip` and --preview")
+        })?;
+        if self.drips {
+            offer.policy.drip = Some(Drip::of(geometry, playing).map_err(unfit)?);
+        }
+        offer.preview = preview.map(|length| Preview::of(geometry, playing, length)).transpose().map_err(unfit)?;
+        Ok(offer)
+    }
+}
+
+/// Reads `[ID=]KIND:PRICE[:WINDOW[:START-BY]][:drip]`.
 ///
 /// Kinds are `rent` (with a window), `buy` (without) and `pass` (credits of a prepaid pass, with or without a window).
-/// The id is the kind unless one is given.
-pub fn parse_offer(text: &str) -> Result<Offer, Failure> {
+/// The id is the kind unless one is given. With `drip` its keys leave while the title plays, never all at once.
+pub fn parse_offer(text: &str) -> Result<OfferWish, Failure> {
+    let (rest, drips) = text.strip_suffix(":drip").map_or((text, false), |rest| (rest, true));
+    Ok(OfferWish { offer: parse_plain(rest)?, drips })
+}
+
+fn parse_plain(text: &str) -> Result<Offer, Failure> {
     let wrong = |why: String| {
         Failure::new(Exit::Usage, "E-OFFER-01", format!("\"{text}\" is not an offer")).why(why).hint(
-            "write it like rent:2.99EUR:48h, buy:9.99EUR, pass:1:48h, or with a name like weekend=rent:1.49EUR:72h",
+            "write it like rent:2.99EUR:48h, buy:9.99EUR, pass:1:48h, with a name like weekend=rent:1.49EUR:72h, or with keys that leave while it plays like rent:2.99EUR:48h:drip",
         )
     };
     let (id, rest) = text.split_once('=').map_or((None, text), |(id, rest)| (Some(id), rest));
@@ -92,7 +134,7 @@ pub fn parse_offer(text: &str) -> Result<Offer, Failure> {
         },
     };
     let id = id.unwrap_or(kind_text).parse().map_err(|invalid| wrong(format!("{invalid}")))?;
-    Ok(Offer { id, kind, price, policy })
+    Ok(Offer { id, kind, price, policy, preview: None })
 }
 
 fn credits(text: &str) -> Result<Money, String> {
@@ -126,7 +168,7 @@ mod tests {
     use super::*;
 
     fn minor(text: &str) -> u64 {
-        parse_offer(text).expect("an offer").price.minor
+        parse_offer(text).expect("an offer").offer.price.minor
     }
 
     fn refusal(text: &str) -> String {
@@ -137,7 +179,7 @@ mod tests {
 
     #[test]
     fn rental_has_a_price_and_a_window() {
-        let offer = parse_offer("rent:2.99EUR:48h").expect("an offer");
+        let offer = parse_offer("rent:2.99EUR:48h").expect("an offer").offer;
         assert_eq!((offer.id.as_str(), offer.kind), ("rent", OfferKind::Rent));
         assert_eq!((offer.price.minor, offer.price.currency.as_str()), (299, "EUR"));
         assert_eq!(offer.policy.finish_within, Limit::Of(Duration::from_secs(48 * 3_600)));
@@ -146,18 +188,45 @@ mod tests {
 
     #[test]
     fn purchase_has_no_clock() {
-        assert_eq!(parse_offer("buy:9.99EUR").expect("an offer").policy, Policy::UNLIMITED);
+        assert_eq!(parse_offer("buy:9.99EUR").expect("an offer").offer.policy, Policy::UNLIMITED);
     }
 
     #[test]
     fn offer_can_have_a_name() {
-        assert_eq!(parse_offer("weekend=rent:1EUR:72h").expect("an offer").id.as_str(), "weekend");
+        assert_eq!(parse_offer("weekend=rent:1EUR:72h").expect("an offer").offer.id.as_str(), "weekend");
     }
 
     #[test]
     fn pass_is_paid_in_credits() {
-        let offer = parse_offer("pass:1").expect("an offer");
+        let offer = parse_offer("pass:1").expect("an offer").offer;
         assert_eq!((offer.price.minor, offer.price.currency), (1, Currency::CREDITS));
+    }
+
+    #[test]
+    fn drip_and_preview_need_to_know_how_long_the_title_plays() {
+        let wish = parse_offer("rent:2.99EUR:48h:drip").expect("an offer");
+        assert!(wish.drips && !parse_offer("buy:9.99EUR").expect("an offer").drips);
+        assert!(parse_offer("buy:9.99EUR:drip").expect("an offer").drips);
+        assert!(parse_offer("buy:9.99EUR:drip:48h").is_err(), "it stands at the end");
+        let media = |duration| Media {
+            mime: "video/mp4".to_owned(),
+            duration,
+            codecs: String::new(),
+            picture: None,
+            bit_rate: None,
+        };
+        let film = Geometry::of_plain(1 << 30).expect("fits");
+        let hour = Duration::from_secs(3_600);
+        let offer = wish.of(&film, &media(Some(hour)), Some(hour / 12)).expect("an offer");
+        assert_eq!(offer.preview.map(|preview| preview.spans()), Some(6), "five minutes of 65 spans");
+        let drip = offer.policy.drip.expect("it drips");
+        assert_eq!(drip.every(), Duration::from_millis(27_692), "half of what a span plays");
+        let unknown = wish.of(&film, &media(None), None).expect_err("nobody knows how long it plays");
+        assert_eq!(unknown.code, "E-OFFER-03");
+        let all = wish.of(&film, &media(Some(hour)), Some(hour)).expect_err("all of it for nothing");
+        assert_eq!(all.code, "E-OFFER-02");
+        let small = Geometry::of_plain(100).expect("fits");
+        assert!(parse_offer("buy:1EUR").expect("an offer").of(&small, &media(None), None).is_ok());
     }
 
     #[test]

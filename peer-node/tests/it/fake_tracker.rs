@@ -177,6 +177,7 @@ pub(crate) fn entry(name: &str, version: u64, chunks: u64) -> Signed<CatalogEntr
         item: ItemId::from_bytes(*id.as_bytes()),
         geometry: Geometry::of_sealed(chunks * CHUNK_BYTES).expect("possible"),
         commitment: KeyCommitment::from_bytes([3; 32]),
+        span_commitment: None,
         name: name.to_owned(),
         description: String::new(),
         kind: Kind::Video,

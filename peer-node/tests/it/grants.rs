@@ -16,6 +16,7 @@ use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
 use swarm_proto::catalog::{CatalogEntry, Kind, Media, Offer, Policy};
 use swarm_proto::code::PassCode;
+use swarm_proto::geometry::ChunkIndex;
 use swarm_proto::id::{AccountId, OrderId, PublisherId, ServerId, TitleId};
 use swarm_proto::licence::{Licence, Subject};
 use swarm_proto::limit::Limit;
@@ -276,7 +277,7 @@ struct Home {
 
 /// For ever, for 48 hours, and for 48 hours without ever asking again.
 fn offers() -> Vec<Offer> {
-    let parsed = |text| peer_node::publish::parse_offer(text).expect("an offer");
+    let parsed = |text| peer_node::publish::parse_offer(text).expect("an offer").offer;
     let rent = parsed("rent:2.99EUR:48h");
     let policy = Policy { renew_after: Limit::Unlimited, offline_grace: Limit::Unlimited, ..rent.policy.clone() };
     let evening = Offer { id: "evening".parse().expect("an id"), policy, ..rent.clone() };
@@ -391,6 +392,7 @@ impl Home {
             item: made.manifest.item(),
             geometry: *made.manifest.geometry(),
             commitment: made.key.commitment(),
+            span_commitment: None,
             name: "Noise".to_owned(),
             description: String::new(),
             kind: Kind::File,
@@ -431,8 +433,9 @@ impl Home {
 
     async fn opens(&self, grants: &Grants) {
         let made = &self.server.made;
-        let opener =
-            grants.open(made.manifest.item(), *made.manifest.geometry(), made.key.commitment()).await.expect("opens");
+        let geometry = *made.manifest.geometry();
+        let keys = grants.open(made.manifest.item(), geometry, made.key.commitment(), None).await.expect("opens");
+        let opener = keys.opener(ChunkIndex::FIRST).await.expect("its key is here");
         let mut sealed = made.sealed.to_vec();
         let first = made.manifest.geometry().segment(0).expect("there");
         assert!(*opener.open_segment(first, &mut sealed).expect("genuine") == *made.clear);
@@ -668,7 +671,7 @@ async fn viewing_that_was_left_is_not_taken_up_after_the_end() {
     home.opens(&grants).await;
     PASSED.store(48 * 3_600_000 + 1, Ordering::SeqCst);
     let made = &home.server.made;
-    let refused = grants.open(made.manifest.item(), *made.manifest.geometry(), made.key.commitment()).await;
+    let refused = grants.open(made.manifest.item(), *made.manifest.geometry(), made.key.commitment(), None).await;
     assert_eq!(refused.err().expect("two days of silence").code, OUTSIDE_WINDOW);
 }
 
@@ -725,7 +728,7 @@ async fn viewing_without_a_place_is_refused_and_says_who_plays() {
     home.buy(&grants, "buy", Some(&pass())).await;
     home.server.no_place.store(true, Ordering::SeqCst);
     let made = &home.server.made;
-    let open = || grants.open(made.manifest.item(), *made.manifest.geometry(), made.key.commitment());
+    let open = || grants.open(made.manifest.item(), *made.manifest.geometry(), made.key.commitment(), None);
     let refused = open().await.err().expect("no place");
     assert_eq!((refused.code.as_ref(), refused.what.contains("attic")), ("TOO_MANY_PLAYING", true));
     home.server.no_place.store(false, Ordering::SeqCst);

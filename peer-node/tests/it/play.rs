@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use daemon::exit::{Exit, Failure};
 use peer_node::engine::ChunkWait;
+use peer_node::grants::Keys;
 use peer_node::items::Items;
 use peer_node::{config, grants, play};
 use proptest::prelude::*;
@@ -23,6 +24,9 @@ use tokio::net::TcpStream;
 use crate::making::{self, Made, hold, item};
 
 const MIB: usize = 1 << 20;
+
+/// Clear bytes of the preview of the house.
+const PREVIEW_LEN: u64 = 1_000_000;
 
 /// A house with one title.
 struct House {
@@ -42,11 +46,17 @@ impl play::House for House {
         (item == self.made.manifest.item()).then(|| entry(&self.made))
     }
 
-    async fn open(&self, entry: &CatalogEntry) -> Result<Arc<Opener>, Failure> {
+    async fn open(&self, entry: &CatalogEntry) -> Result<Keys, Failure> {
         match self.refusal.lock().expect("unpoisoned").clone() {
             Some(refusal) => Err(refusal),
-            None => Ok(Arc::new(Opener::new(Released::Whole(self.made.key.clone()), entry.geometry))),
+            None => Ok(Keys::of(Opener::new(Released::Whole(self.made.key.clone()), entry.geometry))),
         }
+    }
+
+    async fn preview(&self, entry: &CatalogEntry) -> Result<(Keys, u64), Failure> {
+        let keys = self.made.key.spans(0..1).expect("a span");
+        let keys = Keys::of(Opener::new(Released::Spans(keys), entry.geometry));
+        Ok((keys, PREVIEW_LEN.min(entry.geometry.plain_len())))
     }
 
     fn may_go_on(&self, _: ItemId) -> Result<(), Failure> {
@@ -73,6 +83,7 @@ fn entry(made: &Made) -> CatalogEntry {
         item: made.manifest.item(),
         geometry: *made.manifest.geometry(),
         commitment: made.key.commitment(),
+        span_commitment: None,
         name: "Noise".to_owned(),
         description: String::new(),
         kind: Kind::Video,
@@ -300,4 +311,21 @@ proptest! {
             }
         });
     }
+}
+
+#[tokio::test]
+async fn preview_is_a_shorter_file_that_needs_no_right() {
+    let (_root, house, address) = served(item(3 * MIB, 1), 8).await;
+    hold(&house.items, &house.made).await;
+    let refusal = Failure::new(Exit::Payment, "E-PLAY-01", "this title has not been paid for");
+    *house.refusal.lock().expect("unpoisoned") = Some(refusal);
+    house.questions_left.store(0, Ordering::SeqCst);
+    let path = format!("/preview/{}", house.made.manifest.item());
+    let all = ask(address, "GET", &path, "").await;
+    assert_eq!((all.status, all.header("content-length")), (200, Some("1000000")));
+    assert!(all.body == house.made.clear[..1_000_000], "the beginning");
+    let beyond = ask(address, "GET", &path, "range: bytes=1000000-\r\n").await;
+    assert_eq!((beyond.status, beyond.header("content-range")), (416, Some("bytes */1000000")));
+    let title = ask(address, "GET", &format!("/play/{}", house.made.manifest.item()), "").await;
+    assert_eq!(title.status, 402, "and nothing else");
 }

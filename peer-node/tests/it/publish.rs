@@ -101,6 +101,7 @@ impl Studio {
             name: "A film".to_owned(),
             description: String::new(),
             offers: vec![publish::parse_offer("buy:9.99EUR").expect("an offer")],
+            preview: None,
             poster: None,
             rating_age: 0,
             regions: Vec::new(),

@@ -2,6 +2,8 @@
 
 mod browser;
 mod demo;
+mod drip;
+mod far;
 mod keeping;
 mod processes;
 mod queue;

@@ -25,7 +25,7 @@ pub(crate) struct Swarm {
     pub(crate) tracker: Program,
     pub(crate) box_: Program,
     pub(crate) seed: Program,
-    _keyserver: Program,
+    pub(crate) keyserver: Program,
     publisher_key: String,
     folder: tempfile::TempDir,
 }
@@ -35,6 +35,7 @@ pub(crate) struct Program {
     role: &'static str,
     data: PathBuf,
     url: String,
+    settings: Vec<String>,
     child: Option<Child>,
 }
 
@@ -46,6 +47,15 @@ impl Swarm {
 
     /// The same, with settings of the tracker.
     pub(crate) fn start_with(rate: &str, tracker_settings: &[&str]) -> Swarm {
+        Swarm::start_as(rate, tracker_settings, str::to_owned)
+    }
+
+    /// The same, with a box that reaches the keyserver at the address that this makes of its URL.
+    pub(crate) fn start_far(rate: &str, keyserver_url: impl FnOnce(&str) -> String) -> Swarm {
+        Swarm::start_as(rate, &[], keyserver_url)
+    }
+
+    fn start_as(rate: &str, tracker_settings: &[&str], keyserver_url: impl FnOnce(&str) -> String) -> Swarm {
         let folder = tempfile::tempdir().expect("a folder");
         let mut tracker = Program::new("tracker", folder.path(), "tracker");
         let mut keyserver = Program::new("keyserver", folder.path(), "keyserver");
@@ -60,9 +70,11 @@ impl Swarm {
         for server in [&tracker, &keyserver] {
             server.says(&["publisher", "add", &id, "--name", "Studio"]);
         }
-        let seed = device(&tracker, folder.path(), "seed", "seed", &[]);
-        let box_ = device(&tracker, folder.path(), "box", "box", &[&format!("transfers.rate={rate}")]);
-        Swarm { tracker, box_, seed, _keyserver: keyserver, publisher_key, folder }
+        let sold_at = format!("keyserver.url={}", keyserver_url(&keyserver.url));
+        let seed = device(&tracker, folder.path(), "seed", "seed", &[&sold_at]);
+        let slow = format!("transfers.rate={rate}");
+        let box_ = device(&tracker, folder.path(), "box", "box", &[&slow, &sold_at]);
+        Swarm { tracker, box_, seed, keyserver, publisher_key, folder }
     }
 
     /// One more device, of a customer of its own.
@@ -92,10 +104,14 @@ impl Swarm {
         let mut bytes = vec![0; usize::try_from(mib << 20).expect("a small file")];
         noise.fill(&mut bytes);
         std::fs::write(&file, bytes).expect("the file is written");
-        let (file, key) = (file.to_string_lossy(), &self.publisher_key);
-        let offer = ["--offer", "rent:2.99EUR:48h", "--publisher-key", key];
-        let args = [&["publish", &file, "--title", name], offer.as_slice()].concat();
-        text(&self.seed.says(&args), "item")
+        self.publish_file(name, &file, &["--offer", "rent:2.99EUR:48h"])
+    }
+
+    /// Publishes a file in this way; says the item.
+    pub(crate) fn publish_file(&self, name: &str, file: &Path, how: &[&str]) -> String {
+        let file = file.to_string_lossy();
+        let what = ["publish", &file, "--title", name, "--publisher-key", &self.publisher_key];
+        text(&self.seed.says(&[&what, how].concat()), "item")
     }
 
     /// What the box says of a title; nothing while it does not know it.
@@ -146,7 +162,7 @@ pub(crate) fn poll<T: std::fmt::Debug>(what: &str, mut look: impl FnMut() -> T, 
 
 impl Program {
     fn new(role: &'static str, folder: &Path, name: &str) -> Program {
-        Program { role, data: folder.join(name), url: String::new(), child: None }
+        Program { role, data: folder.join(name), url: String::new(), settings: Vec::new(), child: None }
     }
 
     /// Where it can be reached.
@@ -213,6 +229,7 @@ impl Program {
         BufReader::new(child.stdout.take().expect("its output is piped")).read_line(&mut line).expect("it prints");
         let ready: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{} is not ready: {line}", self.role));
         self.url = text(&ready, "url").trim_end_matches('/').to_owned();
+        self.settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
         self.child = Some(child);
     }
 
@@ -224,6 +241,18 @@ impl Program {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("it answers");
         answer
+    }
+
+    /// Starts it again as it was, where it was.
+    pub(crate) fn run_again(&mut self) {
+        let here = format!("server.listen={}", self.url.trim_start_matches("http://"));
+        let settings = self.settings.clone();
+        let settings = settings.iter().map(|setting| match setting.starts_with("server.listen=") {
+            true => here.as_str(),
+            false => setting,
+        });
+        let settings: Vec<&str> = settings.collect();
+        self.run(&settings);
     }
 
     /// The last JSON object that a command prints.

@@ -25,6 +25,8 @@ enum Slot {
     Terms(ItemId),
     SealedKey(ItemId),
     Card(AccountId),
+    Allowance(OrderId, DeviceId),
+    Preview(ItemId, DeviceId),
 }
 
 impl Compaction {
@@ -43,6 +45,11 @@ impl Compaction {
         if record.order().is_some_and(|order| !ledger.knows(&order)) {
             return false;
         }
+        if let Record::PreviewGiven { item, device } = record
+            && !ledger.knows_preview(item, device)
+        {
+            return false;
+        }
         slot(record).is_none_or(|slot| self.last.get(&slot) == Some(&number))
     }
 }
@@ -53,6 +60,8 @@ fn slot(record: &Record) -> Option<Slot> {
         Record::TermsChanged { item, .. } => Some(Slot::Terms(*item)),
         Record::KeyResealed { item, .. } => Some(Slot::SealedKey(*item)),
         Record::CardSaved { account, .. } => Some(Slot::Card(*account)),
+        Record::SpansAllowed { order, device, .. } => Some(Slot::Allowance(*order, *device)),
+        Record::PreviewGiven { item, device } => Some(Slot::Preview(*item, *device)),
         _ => None,
     }
 }

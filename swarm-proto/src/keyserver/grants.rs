@@ -29,6 +29,8 @@ pub struct Grant {
     pub first: Utc,
     /// When its licence was issued last.
     pub issued: Utc,
+    /// Of an order that drips: for how many spans the journal has let keys leave.
+    pub spans_allowed: u64,
 }
 
 /// Who asks for a key: what the membership proves.

@@ -12,12 +12,16 @@ mod money;
 
 mod rights;
 
+mod spans;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use self::imports::Import;
 pub use self::money::{Collect, GiveBack, PassOffer, ProviderNews, Refunding, STUCK_AFTER};
 use self::rights::RevokedByDevice;
+use self::spans::Previews;
+pub use self::spans::{MAX_PREVIEWS_A_DAY, SpanRight};
 use super::dues::{Dispute, MAX_DISPUTES, MAX_PAYMENTS, MAX_REFUNDS, RefundStanding};
 use super::grants::{self, Asker, Grant, GrantRefusal, Verdict};
 use super::orders::{Goods, Means, Order, OrderState, Payment, Refund};
@@ -179,6 +183,7 @@ pub struct Ledger {
     lineage: Option<Lineage>,
     /// Keys of studios by their place in the vault.
     imports: BTreeMap<ItemId, Import>,
+    previews: Previews,
 }
 
 /// The orders of one account.
@@ -227,6 +232,7 @@ impl Ledger {
             revoked: RevokedByDevice::new(),
             lineage: None,
             imports: BTreeMap::new(),
+            previews: Previews::new(),
         }
     }
 
@@ -593,7 +599,7 @@ impl Ledger {
                 unless(found.grants().contains_key(&device), "the device has a grant already")?;
                 unless(serial != self.last_serial + 1, "the licence has the wrong number")?;
                 unless(grants::check_period(&found.policy, at).is_err(), "a key left outside the viewing period")?;
-                found.add_grant(device, Grant { serial, first: at, issued: at });
+                found.add_grant(device, Grant { serial, first: at, issued: at, spans_allowed: 0 });
                 self.last_serial = serial;
             }
             Record::LicenceRenewed { order, device } => {
@@ -607,6 +613,8 @@ impl Ledger {
                 let grant = found.grants_mut().get_mut(&device).ok_or(Contradiction("the device has no grant"))?;
                 grant.issued = at;
             }
+            Record::SpansAllowed { order, device, total } => self.apply_allowance(at, &order, &device, total)?,
+            Record::PreviewGiven { item, device } => self.apply_preview(at, item, device)?,
             Record::FirstPlayed { order, device, first_play } => self.apply_first_play(&order, &device, first_play)?,
             Record::GrantWithdrawn { order, device, by } => self.apply_withdrawal(at, &order, device, &by)?,
             Record::DeviceRevoked { device, .. } => self.apply_device_revoked(device)?,

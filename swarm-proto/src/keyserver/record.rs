@@ -152,6 +152,22 @@ pub enum Record {
         /// Why, in the operator's words.
         reason: Reason,
     },
+    /// Keys of spans may leave for a device under an order that drips: so many in all since its grant.
+    SpansAllowed {
+        /// Under which order.
+        order: OrderId,
+        /// For which device.
+        device: DeviceId,
+        /// How many, those of earlier records included.
+        total: u64,
+    },
+    /// A device was given the beginning of a title for nothing.
+    PreviewGiven {
+        /// Of which item.
+        item: ItemId,
+        /// Which device.
+        device: DeviceId,
+    },
     /// Orders for which no money ever came are no longer kept.
     OrdersForgotten {
         /// Those that were created before this moment.
@@ -363,12 +379,14 @@ impl Record {
             | Self::PartReturned { order, .. }
             | Self::Disputed { order, .. }
             | Self::FirstPlayed { order, .. }
+            | Self::SpansAllowed { order, .. }
             | Self::GrantWithdrawn { order, .. } => Some(*order),
             Self::PublisherAdmitted { .. }
             | Self::KeyDeposited { .. }
             | Self::TermsChanged { .. }
             | Self::PassCreated { .. }
             | Self::DeviceRevoked { .. }
+            | Self::PreviewGiven { .. }
             | Self::OrdersForgotten { .. }
             | Self::KeyResealed { .. }
             | Self::RollbackAccepted { .. }

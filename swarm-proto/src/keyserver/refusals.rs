@@ -9,6 +9,7 @@ use super::grants::GrantRefusal;
 use crate::cpix::KeyId;
 use crate::id::ItemId;
 use crate::invalid::Invalid;
+use crate::licence::Denied;
 use crate::time::Utc;
 
 /// A limit of [`super::ledger::Config`] that is reached.
@@ -120,6 +121,46 @@ pub enum PlayRefusal {
     /// Ask the operator why.
     #[error("the device is revoked")]
     DeviceRevoked,
+}
+
+/// Why no key of a span leaves under an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SpanRefusal {
+    /// No key would leave at all.
+    #[error(transparent)]
+    Grant(#[from] GrantRefusal),
+    /// One of the clocks of its licence.
+    #[error(transparent)]
+    Over(#[from] Denied),
+    /// It has no licence that counts: taken back, or given to another device. Ask for a grant.
+    #[error("the device has no licence that counts under this order")]
+    NoGrant,
+    /// Ask for a grant: it brings the whole key.
+    #[error("the key of this order leaves as a whole")]
+    WholeKey,
+}
+
+/// Why a device gets no preview.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PreviewRefusal {
+    /// The device holds sealed copies and plays nothing. Ask from a box.
+    #[error("keys leave for boxes only, this device is a seed")]
+    NotABox,
+    /// Ask the operator why.
+    #[error("the device is revoked")]
+    DeviceRevoked,
+    /// Ask another keyserver.
+    #[error("there is no such item")]
+    NoSuchItem,
+    /// Buy it.
+    #[error("no offer of the title has a preview at this time")]
+    NoPreview,
+    /// Ask again at this moment, or buy.
+    #[error("the device has had as many previews as it may have in a day, the next one is at {0}")]
+    TooMany(Utc),
+    /// Try again tomorrow; the operator should look.
+    #[error(transparent)]
+    Full(#[from] Full),
 }
 
 /// Why a device did not take another one's place.

@@ -190,6 +190,7 @@ mod tests {
             item: ItemId::from([title; 32]),
             geometry: Geometry::of_plain(3 << 20).expect("a length"),
             commitment: KeyCommitment::from_bytes([3; 32]),
+            span_commitment: None,
             name: format!("Title {title}"),
             description: "A harbour at dawn".to_owned(),
             kind: Kind::Video,

@@ -6,6 +6,7 @@
     reason = "tests read vectors from disk and run cargo; the library may not"
 )]
 
+mod drip;
 mod manifests;
 mod purity;
 mod sealing;

@@ -66,12 +66,14 @@ pub(crate) fn entry() -> CatalogEntry {
         offline_grace: Limit::Of(DAY),
         not_before: Limit::Of(NOON),
         not_after: Limit::Of(NOON + 365 * DAY),
+        drip: None,
     };
     let offer = |id: &str, kind, minor, currency: &str, policy| Offer {
         id: id.parse().expect("a label"),
         kind,
         price: Money::new(minor, currency.parse().expect("a currency")).expect("a price"),
         policy,
+        preview: None,
     };
     CatalogEntry {
         title: TitleId::from([1; 16]),
@@ -80,6 +82,7 @@ pub(crate) fn entry() -> CatalogEntry {
         item: ItemId::from([2; 32]),
         geometry: Geometry::of_plain(8_000_000).expect("fits"),
         commitment: content_key().commitment(),
+        span_commitment: None,
         name: "Harbour at dawn".to_owned(),
         description: "Boats leave.\nBoats return.".to_owned(),
         kind: Kind::Video,

@@ -11,6 +11,7 @@
 
 use std::convert::Infallible;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
@@ -18,15 +19,19 @@ use rand_core::{TryCryptoRng, TryRng};
 use serde_json::{Value, json};
 use swarm_proto::bitmap::Holding;
 use swarm_proto::call::CallToken;
+use swarm_proto::catalog::Policy;
+use swarm_proto::drip::Drip;
 use swarm_proto::geometry::ChunkIndex;
 use swarm_proto::id::OrderId;
+use swarm_proto::licence::{Licence, Subject};
 use swarm_proto::manifest::segment_values;
 use swarm_proto::pb::common as pb;
 use swarm_proto::seal::Released;
 use swarm_proto::signed::{Signed, SigningKey, Statement};
+use swarm_proto::span_tree::SpanTree;
 use swarm_proto::succession::Succession;
 use swarm_proto::wire::{Answer, Ask, Refusal, Request};
-use swarm_proto::wrap::{Label, deposit_aad, unwrap, wrap};
+use swarm_proto::wrap::{Label, deposit_aad, span_keys_aad, unwrap, wrap};
 
 use crate::support::{NOON, content_key, entry, hpke_secret, licence, membership, pattern, seal, signing_key, ticket};
 
@@ -36,9 +41,10 @@ pub(crate) fn folder() -> PathBuf {
 }
 
 /// Every file and what must stand in it.
-pub(crate) fn all() -> [(&'static str, Value); 5] {
+pub(crate) fn all() -> [(&'static str, Value); 6] {
     [
         ("codes.json", codes()),
+        ("drip.json", drip()),
         ("frames.json", frames()),
         ("sealing.json", sealing()),
         ("statements.json", statements()),
@@ -98,6 +104,55 @@ fn sealing() -> Value {
         "released_whole": hex(&Released::Whole(content_key()).encode()),
         "released_spans_0_to_2": hex(&Released::Spans(spans).encode()),
         "items": cases,
+    })
+}
+
+fn drip() -> Value {
+    let trees: Vec<Value> = [1, 2, 3, 5, 8, 67, 2_048]
+        .map(|n_spans| {
+            let tree = SpanTree::of(&content_key(), n_spans).expect("spans");
+            let run = n_spans / 2..(n_spans / 2 + 3).min(n_spans);
+            let siblings = tree.siblings(&run).expect("spans of it");
+            let keys = content_key().spans(run.clone()).expect("spans");
+            json!({
+                "n_spans": n_spans,
+                "span_commitment": tree.commitment().to_string(),
+                "first": run.start,
+                "count": run.len(),
+                "released": hex(&Released::Spans(keys).encode()),
+                "siblings": siblings.iter().map(|value| hex(value)).collect::<Vec<_>>(),
+            })
+        })
+        .into();
+    let (recipient, spans) = (hpke_secret(4), 1..3);
+    let tree = SpanTree::of(&content_key(), 5).expect("spans");
+    let (device, item) = (signing_key(2).device_id(), entry().item);
+    let secret = Released::Spans(content_key().spans(spans.clone()).expect("spans")).encode();
+    let wrapped = |order: Option<&OrderId>| {
+        let aad = span_keys_aad(order, &device, &item, &tree.commitment(), &spans);
+        let seed = OneSeed(Some([0x5a; 32]));
+        let wrapped = wrap(&mut { seed }, &recipient.public(), Label::SpanKeys, &aad, &secret).expect("a good key");
+        json!({
+            "info": "reelswarm v1 span keys",
+            "aad": hex(&aad),
+            "secret": hex(&secret),
+            "enc": hex(wrapped.enc()),
+            "ciphertext": hex(wrapped.ciphertext()),
+        })
+    };
+    let dripping =
+        Policy { drip: Some(Drip::new(Duration::from_millis(3_350), 8).expect("a pace")), ..Policy::UNLIMITED };
+    let subject = Subject { order: licence().order, device, item, commitment: content_key().commitment(), spans: 0..5 };
+    let licence_of_a_drip = Licence::new(12, subject, &dripping, NOON, NOON);
+    let signed = Signed::sign(&signing_key(6), &licence_of_a_drip).expect("valid");
+    json!({
+        "about": "Trees over the span keys of the content key in sealing.json; the run of spans from `first` is proven by \
+                  `siblings`. Wrapped to the recipient of wrapping.json, with its ephemeral key.",
+        "trees": trees,
+        "span_keys_1_and_2_of_5_under_an_order": wrapped(Some(&licence().order)),
+        "span_keys_1_and_2_of_5_as_a_preview": wrapped(None),
+        "licence_payload": hex(&pb::Signed::from(&signed).payload),
+        "licence_signature": hex(&pb::Signed::from(&signed).signature),
     })
 }
 

@@ -303,6 +303,7 @@ pub(crate) fn entry(n: u8, version: u64) -> CatalogEntry {
         item: ItemId::from([n; 32]),
         geometry: Geometry::of_sealed(u64::from(CHUNKS) << 20).unwrap(),
         commitment: KeyCommitment::from_bytes([3; 32]),
+        span_commitment: None,
         name: format!("Title {n}"),
         description: "A harbour at dawn".to_owned(),
         kind: Kind::Video,

@@ -2,6 +2,8 @@
 
 mod rights;
 
+mod spans;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
@@ -31,7 +33,7 @@ pub(super) fn money(minor: u64, currency: &str) -> Money {
 }
 
 pub(super) fn offer(id: &str, price: Money, policy: Policy) -> Offer {
-    Offer { id: id.parse::<OfferId>().expect("an id"), kind: OfferKind::Rent, price, policy }
+    Offer { id: id.parse::<OfferId>().expect("an id"), kind: OfferKind::Rent, price, policy, preview: None }
 }
 
 /// Must be started within 30 days, watched within 48 hours, and renewed every day.
@@ -53,6 +55,7 @@ pub(super) fn entry(version: u64, offers: Vec<Offer>) -> CatalogEntry {
         item: ITEM,
         geometry: Geometry::of_plain(40 << 20).expect("a length"),
         commitment: KeyCommitment::from_bytes([4; 32]),
+        span_commitment: None,
         name: "Harbour at dawn".to_owned(),
         description: String::new(),
         kind: Kind::Video,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Currency, Money, Offer, OfferId, OfferKind, Policy};
+use crate::drip::{Drip, Preview};
 use crate::invalid::Invalid;
 use crate::limit::Limit;
 use crate::seal::KeyCommitment;
@@ -152,6 +153,30 @@ struct PolicyForm {
     offline_grace_ms: Bound,
     not_before_utc_ms: Bound,
     not_after_utc_ms: Bound,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    drip: Option<DripForm>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DripForm {
+    every_ms: u64,
+    ahead: u32,
+}
+
+impl From<Drip> for DripForm {
+    fn from(drip: Drip) -> Self {
+        // An hour at most: it fits.
+        Self { every_ms: drip.every().as_millis() as u64, ahead: drip.ahead() }
+    }
+}
+
+impl TryFrom<DripForm> for Drip {
+    type Error = Invalid;
+
+    fn try_from(form: DripForm) -> Result<Self, Invalid> {
+        Self::new(Duration::from_millis(form.every_ms), form.ahead)
+    }
 }
 
 impl From<&Policy> for PolicyForm {
@@ -164,6 +189,7 @@ impl From<&Policy> for PolicyForm {
             offline_grace_ms: policy.offline_grace.into(),
             not_before_utc_ms: policy.not_before.into(),
             not_after_utc_ms: policy.not_after.into(),
+            drip: policy.drip.map(Into::into),
         }
     }
 }
@@ -180,6 +206,7 @@ impl TryFrom<PolicyForm> for Policy {
             offline_grace: form.offline_grace_ms.duration()?,
             not_before: form.not_before_utc_ms.moment()?,
             not_after: form.not_after_utc_ms.moment()?,
+            drip: form.drip.map(Drip::try_from).transpose()?,
         })
     }
 }
@@ -209,6 +236,30 @@ struct OfferForm {
     kind: OfferKindForm,
     price: MoneyForm,
     policy: PolicyForm,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    preview: Option<PreviewForm>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PreviewForm {
+    length_ms: u64,
+    spans: u32,
+}
+
+impl From<Preview> for PreviewForm {
+    fn from(preview: Preview) -> Self {
+        // A day at most: it fits.
+        Self { length_ms: preview.length().as_millis() as u64, spans: preview.spans() }
+    }
+}
+
+impl TryFrom<PreviewForm> for Preview {
+    type Error = Invalid;
+
+    fn try_from(form: PreviewForm) -> Result<Self, Invalid> {
+        Self::new(Duration::from_millis(form.length_ms), form.spans)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -226,7 +277,13 @@ impl From<&Offer> for OfferForm {
             OfferKind::Buy => OfferKindForm::Buy,
             OfferKind::Pass => OfferKindForm::Pass,
         };
-        Self { id: (&offer.id).into(), kind, price: (&offer.price).into(), policy: (&offer.policy).into() }
+        Self {
+            id: (&offer.id).into(),
+            kind,
+            price: (&offer.price).into(),
+            policy: (&offer.policy).into(),
+            preview: offer.preview.map(Into::into),
+        }
     }
 }
 
@@ -239,7 +296,13 @@ impl TryFrom<OfferForm> for Offer {
             OfferKindForm::Buy => OfferKind::Buy,
             OfferKindForm::Pass => OfferKind::Pass,
         };
-        Ok(Self { id: form.id.try_into()?, kind, price: form.price.try_into()?, policy: form.policy.try_into()? })
+        Ok(Self {
+            id: form.id.try_into()?,
+            kind,
+            price: form.price.try_into()?,
+            policy: form.policy.try_into()?,
+            preview: form.preview.map(Preview::try_from).transpose()?,
+        })
     }
 }
 

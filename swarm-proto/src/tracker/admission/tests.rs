@@ -100,6 +100,7 @@ impl Case {
             item: ItemId::from([1; 32]),
             geometry: Geometry::of_plain(3 << 20).expect("a length"),
             commitment: KeyCommitment::from_bytes([3; 32]),
+            span_commitment: None,
             name: "Harbour at dawn".to_owned(),
             description: String::new(),
             kind: Kind::Video,
