@@ -147,16 +147,16 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn a_jump_waits_for_one_answer_and_playing_on_for_none(
+    fn a_jump_waits_for_one_answer_and_then_it_plays_on(
         jumps in prop::collection::vec((0..190 * CHUNKS_PER_SPAN, 14_000..60_000_u64), 1..12),
     ) {
         let mut cinema = Cinema::new(200, 20_000_000);
         for (chunk, millis) in jumps {
             let mut position = u64::from(chunk) * CHUNK_BYTES;
             let (first, later) = cinema.play(&mut position, millis);
-            // A question for the place before the jump may be under way.
-            prop_assert!(first <= 2 * LATENCY + 2 * TICK, "{first} ms after a jump to {chunk}");
-            prop_assert_eq!(later, 0, "it stalled after a jump to {}", chunk);
+            // A question for the place before the jump may be under way. Where the jump ends just before a span whose
+            // key is not there, what is there plays first.
+            prop_assert!(first + later <= 2 * LATENCY + 2 * TICK, "{first} + {later} ms after a jump to {chunk}");
             prop_assert!(cinema.most_held <= swarm_proto::peer::dripping::MAX_HELD);
         }
     }

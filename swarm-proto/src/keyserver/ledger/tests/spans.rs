@@ -21,6 +21,7 @@ fn drip_entry(n: u8) -> CatalogEntry {
     CatalogEntry {
         item: item(n),
         title: TitleId::from([n; 16]),
+        commitment: KeyCommitment::from_bytes([n; 32]),
         span_commitment: Some(SpanCommitment::from_bytes([5; 32])),
         ..entry(1, vec![rent])
     }
