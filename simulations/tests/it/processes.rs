@@ -70,10 +70,9 @@ impl Swarm {
         for server in [&tracker, &keyserver] {
             server.says(&["publisher", "add", &id, "--name", "Studio"]);
         }
-        let sold_at = format!("keyserver.url={}", keyserver_url(&keyserver.url));
-        let seed = device(&tracker, folder.path(), "seed", "seed", &[&sold_at]);
-        let slow = format!("transfers.rate={rate}");
-        let box_ = device(&tracker, folder.path(), "box", "box", &[&slow, &sold_at]);
+        let seed = device(&tracker, folder.path(), "seed", "seed", &[]);
+        let at = format!("keyserver.url={}", keyserver_url(&keyserver.url));
+        let box_ = device(&tracker, folder.path(), "box", "box", &[&format!("transfers.rate={rate}"), &at]);
         Swarm { tracker, box_, seed, keyserver, publisher_key, folder }
     }
 
@@ -107,7 +106,7 @@ impl Swarm {
         self.publish_file(name, &file, &["--offer", "rent:2.99EUR:48h"])
     }
 
-    /// Publishes a file in this way; says the item.
+    /// Publishes a file in this way; says which item it is.
     pub(crate) fn publish_file(&self, name: &str, file: &Path, how: &[&str]) -> String {
         let file = file.to_string_lossy();
         let what = ["publish", &file, "--title", name, "--publisher-key", &self.publisher_key];
