@@ -137,7 +137,7 @@ async fn tracker_that_was_stopped_for_longer_than_the_silence_goes_on_without_du
     world.title(1).await;
     let (holder, asker) = (world.box_(1).await, world.box_(2).await);
     let _before = holder.attend(&world, vec![copy(1)]).await;
-    world.signal("-STOP");
+    world.freeze().await;
     let unanswered = tokio::time::timeout(Duration::from_secs(3), asker.ask(&world, 1)).await;
     assert!(unanswered.is_err(), "a stopped process answers nothing: {unanswered:?}");
     world.signal("-CONT");

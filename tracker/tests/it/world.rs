@@ -92,6 +92,19 @@ impl World {
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
+    /// Stops it where it is, until it is told to go on. The signal takes a moment to reach every thread.
+    pub(crate) async fn freeze(&self) {
+        self.signal("-STOP");
+        poll(async || {
+            let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+            // The state comes after the name, which ends with the last bracket.
+            let stands = |stat: String| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T"));
+            let mut stats = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap());
+            stats.all(stands).then_some(())
+        })
+        .await;
+    }
+
     /// The most memory that it has had since it started.
     pub(crate) fn peak_memory_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
