@@ -292,8 +292,8 @@ async fn chunk_that_a_crash_tore_is_not_held_whatever_the_tail_says() {
 async fn chunk_is_hashed_once_while_its_file_stays_as_it_is_and_again_when_it_changes() {
     let (root, made) = (folder(), item(5 * MIB, 1));
     let id = made.manifest.item();
-    hold(&open(root.path()), &made).await;
     let items = open(root.path());
+    hold(&items, &made).await;
     // More than the cache in memory holds.
     let read_all = async || {
         for chunk in 0..5 {
